@@ -1,0 +1,237 @@
+"""The Distribution-Conditioned Diffusion Decoder (DCDD): token distributions in, images out.
+
+Paper section B.3; spec section 3.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from softdecode import flow
+from softdecode.base import FluxBase
+from softdecode.calibration import Calibration
+from softdecode.conditioning import ConditionEncoder, ConditioningMode, condition_inputs
+from softdecode.errors import SoftDecodeError
+from softdecode.files import atomic_folder, load_strictly, read_json, read_tensors, tensor_sha256, write_json, write_tensors
+from softdecode.latents import decode_latents, pack, unpack
+from softdecode.mapping import TokenDistribution
+from softdecode.seeds import image_noise
+
+TrainedPart = Literal["adapter", "attention", "all"]
+_FORMAT = "softdecode-decoder-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """What a decoder is; stored as `config.json` in its folder.
+
+    Attributes:
+        mode: what the decoder sees of a distribution.
+        code_dim: dimension d of the codebook.
+        hidden_channels: width d_h of the condition encoder.
+        image_size: (height, width) in pixels that it was trained at.
+        base: the base model, a hub id, or a path, relative ones from the decoder's folder.
+        base_revision: revision of the base on the hub.
+        trained: which part of the transformer differs from the base's.
+        codebook_sha256: identity of the codebook it was trained for.
+        vlm: the VLM that codebook belongs to, for messages.
+        steps: denoising steps used where none are asked for.
+    """
+
+    mode: ConditioningMode
+    code_dim: int
+    hidden_channels: int
+    image_size: tuple[int, int]
+    base: str
+    base_revision: str | None = None
+    trained: TrainedPart = "attention"
+    codebook_sha256: str
+    vlm: str
+    steps: int = 30
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(ConditioningMode) or self.trained not in get_args(TrainedPart):
+            raise SoftDecodeError(f"unknown mode {self.mode!r} or trained part {self.trained!r} in a decoder's config")
+        if self.steps < 1:
+            raise SoftDecodeError(f"a decoder needs at least 1 step, its config says {self.steps}")
+
+
+class DistributionDecoder(nn.Module):
+    """Condition encoder, transformer and VAE: decodes a `TokenDistribution` to images by rectified flow.
+
+    Args:
+        config: what it is.
+        base: the transformer and VAE.
+        codebook: [V, d], L2-normalised; must be the one that the config names.
+        calibration: the calibration it was trained with; the pipeline applies its smoothing to the VLM's logits.
+    """
+
+    codebook: Tensor
+
+    def __init__(self, config: DecoderConfig, base: FluxBase, codebook: Tensor, calibration: Calibration) -> None:
+        super().__init__()
+        if tensor_sha256(codebook) != config.codebook_sha256 or codebook.shape[-1] != config.code_dim:
+            raise SoftDecodeError(f"the codebook given is not the one this decoder was made for ({config.vlm})")
+        self.config = config
+        self.base = base
+        self.calibration = calibration
+        self.token_grid = base.token_grid(config.image_size)
+        code_channels = config.code_dim * (2 if config.mode == "joint" else 1)
+        self.condition = ConditionEncoder(code_channels, config.hidden_channels, base.token_dim)
+        self.register_buffer("codebook", codebook.to(torch.float32), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.codebook.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.condition.linear.weight.dtype
+
+    def condition_tokens(self, distribution: TokenDistribution) -> Tensor:
+        """The condition [B, N, D] of a distribution on this decoder's device."""
+        codes, uncertainty = condition_inputs(distribution, self.codebook, self.config.mode)
+        return self.condition(codes, uncertainty, self.token_grid)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        distribution: TokenDistribution,
+        *,
+        seeds: Sequence[int],
+        steps: int | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Decode distributions to images.
+
+        Args:
+            distribution: B images.
+            seeds: B seeds of the initial noise; the same seed and distribution give the same image in any batch.
+            steps: Euler steps, >= 1; the config's where None.
+            on_step: called after each step with (done, total).
+
+        Returns:
+            [B, 3, H, W] float32 in [-1, 1].
+
+        Raises:
+            SoftDecodeError: steps < 1, or a number of seeds that is not B.
+        """
+        if len(seeds) != len(distribution):
+            raise SoftDecodeError(f"{len(distribution)} images need as many decoder seeds, got {len(seeds)}")
+        times = flow.sampling_times(self.config.steps if steps is None else steps, self.flow_shift)
+        condition = self.condition_tokens(distribution.to(self.device))
+        channels = self.base.vae.config.latent_channels
+        rows, columns = self.token_grid
+        noise = pack(image_noise(seeds, (channels, 2 * rows, 2 * columns), "decoder")).to(self.device)
+
+        def velocity(tokens: Tensor, time: float) -> Tensor:
+            moment = torch.full((len(tokens),), time, device=self.device)
+            return self.base.velocity(tokens, moment, condition, self.token_grid)
+
+        tokens = flow.euler(velocity, noise, times, on_step)
+        return decode_latents(self.base.vae, unpack(tokens, self.token_grid))
+
+    @property
+    def flow_shift(self) -> float:
+        """FLUX's time shift at this decoder's resolution."""
+        return flow.resolution_shift(self.token_grid[0] * self.token_grid[1])
+
+    def check_codebook(self, codebook: Tensor, owner: str) -> None:
+        """Refuse a VLM with another codebook, naming both.
+
+        Raises:
+            SoftDecodeError: the hashes differ.
+        """
+        found = tensor_sha256(codebook.to(torch.float32))
+        if found != self.config.codebook_sha256:
+            raise SoftDecodeError(
+                f"this decoder was trained for the codebook of {self.config.vlm} "
+                f"({self.config.codebook_sha256[:12]}), but {owner} has another ({found[:12]}); "
+                "use the decoder of this VLM, or train one"
+            )
+
+    def save_pretrained(self, folder: str | os.PathLike[str], card: str, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write `config.json`, `calibration.json`, `model.safetensors` (only what was trained) and `README.md`.
+
+        Args:
+            folder: replaced as a whole, once everything is written.
+            card: text of the model card.
+            dtype: of the stored weights; the codebook stays float32.
+        """
+        tensors = {name: value.to(dtype) for name, value in self._own_state().items()}
+        with atomic_folder(folder) as temporary:
+            write_json(temporary / "config.json", {"format": _FORMAT, **asdict(self.config)})
+            self.calibration.save(temporary / "calibration.json")
+            write_tensors(temporary / "model.safetensors", {**tensors, "codebook": self.codebook})
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+
+    @staticmethod
+    def from_pretrained(
+        folder: str | os.PathLike[str],
+        *,
+        base: FluxBase | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "DistributionDecoder":
+        """Load a decoder's folder, strictly.
+
+        Args:
+            folder: as `save_pretrained` wrote it.
+            base: the base, where it is already loaded; else it is loaded from where the config says.
+            device: where to.
+            dtype: of the weights.
+
+        Raises:
+            SoftDecodeError: missing or damaged files, or weights that do not fit.
+        """
+        folder = Path(folder)
+        config = read_config(folder)
+        calibration = Calibration.load(folder / "calibration.json")
+        tensors, _ = read_tensors(folder / "model.safetensors")
+        if "codebook" not in tensors:
+            raise SoftDecodeError(f"{folder / 'model.safetensors'} holds no codebook; it is not a decoder's")
+        codebook = tensors.pop("codebook")
+        if base is None:
+            relative = config.base.startswith(".")
+            location = (folder / config.base).resolve() if relative else config.base
+            base = FluxBase.from_pretrained(location, revision=config.base_revision, dtype=dtype)
+        decoder = DistributionDecoder(config, base, codebook, calibration).to(dtype)
+        decoder.codebook = codebook  # stays float32: the mapping's arithmetic depends on it
+        load_strictly(decoder._own_state(), tensors, str(folder / "model.safetensors"))
+        return decoder.to(device).eval().requires_grad_(False)
+
+    def _own_state(self) -> dict[str, Tensor]:
+        state = {f"condition.{name}": value for name, value in self.condition.state_dict().items()}
+        for name, value in self.base.transformer.state_dict().items():
+            if is_trained(name, self.config.trained):
+                state[f"transformer.{name}"] = value
+        return state
+
+
+def is_trained(name: str, part: TrainedPart) -> bool:
+    """Whether a transformer's parameter belongs to the trained part (paper: attention and adapter)."""
+    return part == "all" or (part == "attention" and ".attn." in name)
+
+
+def read_config(folder: str | os.PathLike[str]) -> DecoderConfig:
+    """Read a decoder folder's `config.json`.
+
+    Raises:
+        SoftDecodeError: no decoder there, or an unknown format.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        found = ", ".join(sorted(item.name for item in folder.iterdir())) if folder.is_dir() else "no such folder"
+        raise SoftDecodeError(f"{folder} is not a decoder: looked for config.json, found {found or 'nothing'}")
+    content = read_json(folder / "config.json")
+    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
+        raise SoftDecodeError(f"{folder / 'config.json'} is not a decoder's config (expected format {_FORMAT})")
+    try:
+        return DecoderConfig(**{**content, "image_size": tuple(content["image_size"])})
+    except (KeyError, TypeError) as error:
+        raise SoftDecodeError(f"{folder / 'config.json'} is not a whole decoder config: {error}") from error

@@ -1,0 +1,48 @@
+"""The one place that resolves device and dtype."""
+
+import torch
+
+from softdecode.errors import SoftDecodeError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str | torch.device | None = None) -> torch.device:
+    """The device to run on: the named one, or the best there is (CUDA, then MPS, then the CPU).
+
+    Raises:
+        SoftDecodeError: an unknown name, or a device that this machine or this PyTorch lacks.
+    """
+    if name is None or name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SoftDecodeError(f"unknown device {str(name)!r}; expected auto, cpu, mps, cuda or cuda:N") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise SoftDecodeError(f"device {device} is not here: {count} CUDA devices were found; try --device cpu")
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise SoftDecodeError("device mps is not here; try --device cpu")
+    elif device.type not in ("cpu", "meta"):
+        raise SoftDecodeError(f"device {device} is not supported; expected cpu, mps or cuda")
+    return device
+
+
+def resolve_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The dtype of weights and arithmetic: the named one, or bfloat16 on CUDA and float32 elsewhere.
+
+    Raises:
+        SoftDecodeError: an unknown name.
+    """
+    if isinstance(name, torch.dtype):
+        return name
+    if name is None or name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in _DTYPES:
+        raise SoftDecodeError(f"unknown dtype {name!r}; expected auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]

@@ -1,0 +1,166 @@
+"""Writing without half-written files, and reading weights strictly."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from softdecode.errors import SoftDecodeError
+
+
+@contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; it replaces `target` only if the block succeeds.
+
+    The temporary name keeps the suffix of `target`, since image libraries choose their format by it.
+
+    Raises:
+        SoftDecodeError: the folder cannot be written to, or the disk is full.
+    """
+    target = Path(target)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        # mkstemp makes files private; give the result the permissions any new file would have.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise SoftDecodeError(f"cannot write {target}: {error.strerror or error}; nothing was changed") from error
+    except SafetensorError as error:  # safetensors reports a full disk as its own error
+        raise SoftDecodeError(f"cannot write {target}: {error}; nothing was changed") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`; it replaces `target` only if the block succeeds.
+
+    Raises:
+        SoftDecodeError: the folder cannot be written to, or the disk is full.
+    """
+    target = Path(target)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        temporary.chmod(0o755)
+        yield temporary
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SoftDecodeError(f"cannot write {target}: {reason}; nothing was changed") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        SoftDecodeError: the file is missing, unreadable or not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SoftDecodeError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise SoftDecodeError(f"{path} is not valid JSON ({error}); restore it from its source") from error
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors as safetensors, atomically."""
+    with atomic_path(path) as temporary:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata=metadata)
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read every tensor and the metadata of a safetensors file.
+
+    Raises:
+        SoftDecodeError: the file is missing, unreadable, truncated or not safetensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SoftDecodeError(f"{path} does not exist; expected a safetensors file there")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise SoftDecodeError(f"{path} is damaged or not a safetensors file ({error}); fetch it again") from error
+
+
+@torch.no_grad()
+def load_strictly(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Copy `tensors` into `state`, refusing missing, unexpected and misshaped keys, all of them listed.
+
+    Args:
+        state: the tensors of a module, as its `state_dict` shares them, or a part of them.
+        tensors: what was read.
+        origin: where from, for the message.
+
+    Raises:
+        SoftDecodeError: the keys or shapes differ.
+    """
+    missing = sorted(state.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - state.keys())
+    misshaped = [
+        f"{name} is {list(tensors[name].shape)}, expected {list(state[name].shape)}"
+        for name in sorted(state.keys() & tensors.keys())
+        if tensors[name].shape != state[name].shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshaped", misshaped))
+        if names
+    ]
+    if problems:
+        raise SoftDecodeError(f"{origin} does not fit the model: {'; '.join(problems)}")
+    for name, value in state.items():
+        value.copy_(tensors[name])
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """The SHA-256 of a tensor's dtype, shape and bytes, in hexadecimal: the same on every device."""
+    values = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)}".encode())
+    digest.update(values.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

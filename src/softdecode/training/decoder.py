@@ -1,0 +1,109 @@
+"""Training of decoders: rectified flow in latent space, conditioned on the encoder's proxy distributions.
+
+Several decoders can be trained together on one transformer, each with its own condition encoder. They see the same
+number of pictures with the same noise, which makes their comparison a fair one at a fraction of the cost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from torch import Tensor, nn
+
+from softdecode import flow
+from softdecode.base import FluxBase
+from softdecode.calibration import proxy_logits
+from softdecode.decoder import DistributionDecoder
+from softdecode.latents import pack
+from softdecode.mapping import map_logits
+from softdecode.training.features import Features
+from softdecode.training.loop import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Size of a small FLUX-style transformer, trained from scratch."""
+
+    layers: int = 8
+    """Single-stream layers; the double-stream ones are for text, which is excluded."""
+    heads: int = 4
+    """Attention heads."""
+    head_dim: int = 64
+    """Width of a head."""
+
+
+def build_base(config: TransformerConfig, vae: AutoencoderKL) -> FluxBase:
+    """A FluxTransformer2DModel with random weights, for this VAE's latents."""
+    third = config.head_dim // 8 * 3
+    transformer = FluxTransformer2DModel(
+        in_channels=4 * vae.config.latent_channels,
+        num_layers=0,
+        num_single_layers=config.layers,
+        attention_head_dim=config.head_dim,
+        num_attention_heads=config.heads,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        guidance_embeds=False,
+        axes_dims_rope=(config.head_dim - 2 * third, third, third),
+    )
+    return FluxBase(transformer, vae)
+
+
+class DecoderTask(Task):
+    """Trains decoders that share one base.
+
+    Args:
+        decoders: by name, all on the same base; each batch is shared out equally among them.
+        features: of the training pictures.
+    """
+
+    def __init__(self, decoders: Mapping[str, DistributionDecoder], features: Features) -> None:
+        super().__init__()
+        self.decoders = nn.ModuleDict(decoders)
+        self.features = features
+        self.samples = len(features.codes)
+        first = next(iter(decoders.values()))
+        self.base = first.base
+        self.grid = first.token_grid
+        self.shift = first.flow_shift
+        for decoder in decoders.values():
+            assert decoder.base is self.base, "decoders trained together share one base"
+            decoder.condition.requires_grad_(True)
+
+    def compile_blocks(self) -> None:
+        self.base.transformer.compile_repeated_blocks()
+
+    def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        tokens = pack(self.features.latents[indices].float())
+        return {
+            "codes": self.features.codes[indices].float(),
+            "tokens": tokens,
+            "noise": torch.randn(tokens.shape, generator=generator),
+            "times": flow.training_times(len(indices), self.shift, generator),
+        }
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        condition = torch.cat(
+            [
+                self._condition(decoder, part)
+                for decoder, part in zip(
+                    self.decoders.values(), batch["codes"].tensor_split(len(self.decoders)), strict=True
+                )
+            ]
+        )
+        noisy = flow.interpolate(batch["tokens"], batch["noise"], batch["times"])
+        predicted = self.base.velocity(noisy, batch["times"], condition, self.grid)
+        target = flow.velocity_target(batch["tokens"], batch["noise"])
+        errors = F.mse_loss(predicted.float(), target, reduction="none").mean((1, 2))
+        parts = errors.detach().tensor_split(len(self.decoders))
+        named = {f"loss_{name}": part.mean() for name, part in zip(self.decoders, parts, strict=True)}
+        return {"loss": errors.mean(), **named}
+
+    def _condition(self, decoder: nn.Module, codes: Tensor) -> Tensor:
+        assert isinstance(decoder, DistributionDecoder)
+        with torch.no_grad(), torch.autocast(codes.device.type, enabled=False):
+            similarities = proxy_logits(codes, decoder.codebook)
+            distribution = map_logits(decoder.calibration.for_encoder(similarities), decoder.codebook)
+        return decoder.condition_tokens(distribution).float()

@@ -1,0 +1,68 @@
+"""The frozen encoders' outputs on the training pictures, computed once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from softdecode.files import read_tensors, tensor_sha256, write_tensors
+from softdecode.latents import encode_images
+from softdecode.seeds import generator_for
+from softdecode.training.augment import augment, to_unit_range
+from softdecode.vlm.base import ImageTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What decoder training reads instead of pictures.
+
+    Attributes:
+        codes: [M, h, w, d] float32, VQ encoder features before quantisation.
+        latents: [M, C, H', W'] float32, scaled VAE latents of the same pictures.
+    """
+
+    codes: Tensor
+    latents: Tensor
+
+
+def encode(
+    images: Tensor, tokenizer: ImageTokenizer, vae: AutoencoderKL, *, views: int, seed: int, cache: Path
+) -> Features:
+    """Encode each picture in several augmented views, or read the result of doing so from the cache.
+
+    The cached file is named after everything that went into it, so a changed picture, model, view or seed never reads
+    old features.
+
+    Args:
+        images: [M, 3, H, W] uint8.
+        tokenizer, vae: the frozen encoders.
+        views: augmented views of each picture; the first is the picture itself.
+        seed: of the augmentation.
+        cache: folder of the cached file.
+
+    Returns:
+        views·M rows; row v·M + i is view v of picture i.
+    """
+    parts = [tensor_sha256(images), _identity(tokenizer), _identity(vae), str(views), str(seed)]
+    path = cache / f"features-{tensor_sha256(torch.frombuffer(bytearray(' '.join(parts).encode()), dtype=torch.uint8))[:16]}.safetensors"
+    if not path.is_file():
+        codes, latents = [], []
+        for view in range(views):
+            seen = images if view == 0 else augment(images, generator_for("view", seed, view))
+            with torch.inference_mode():
+                for part in seen.split(64):
+                    unit = to_unit_range(part)
+                    codes.append(tokenizer.features(unit).to(torch.bfloat16))
+                    latents.append(encode_images(vae, unit).to(torch.bfloat16))
+        write_tensors(path, {"codes": torch.cat(codes), "latents": torch.cat(latents)})
+    tensors, _ = read_tensors(path)
+    return Features(codes=tensors["codes"], latents=tensors["latents"])
+
+
+def _identity(model: object) -> str:
+    """A hash over all of a module's weights."""
+    assert isinstance(model, torch.nn.Module)
+    flat = torch.cat([value.detach().float().flatten().cpu() for value in model.state_dict().values()])
+    return tensor_sha256(flat)

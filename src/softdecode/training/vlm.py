@@ -1,0 +1,171 @@
+"""Training of the small VLM: a plain transformers JanusForConditionalGeneration that learns to draw.
+
+It learns image tokens given a caption, and given the unconditional row, so that classifier-free guidance works. Its
+understanding half (the vision tower) exists, since the class has it, and stays untrained.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import (
+    JanusConfig,
+    JanusForConditionalGeneration,
+    JanusVisionConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.janus.modeling_janus import JanusVQVAE
+
+from softdecode.data.emoji import Emoji
+from softdecode.training.loop import Task
+from softdecode.vlm.janus import BEGIN_OF_IMAGE, PROMPT_TEMPLATE, JanusModel
+
+SPECIAL_TOKENS = ("<|begin_of_sentence|>", "<|pad|>", "<|end_of_sentence|>", "<|User|>", "<|Assistant|>", BEGIN_OF_IMAGE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VlmConfig:
+    """The VLM's size and how it is taught."""
+
+    hidden_size: int = 256
+    """Width of the language model."""
+    intermediate_size: int = 768
+    """Width of its MLPs."""
+    layers: int = 8
+    """Its layers."""
+    heads: int = 4
+    """Its attention heads."""
+    vocabulary: int = 1536
+    """Text vocabulary, special tokens included."""
+    unconditional: float = 0.1
+    """Share of samples with the unconditional row, for guidance, in [0, 1]."""
+    keyword_captions: float = 0.25
+    """Share of samples whose caption has some keywords added, in [0, 1]; the others have the clean caption."""
+
+
+def train_text_tokenizer(captions: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer on these captions, with Janus's special tokens. Like Janus's, it adds no BOS itself."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((PROMPT_TEMPLATE.format(prompt=caption) for caption in captions), trainer)
+    bos, pad, eos = SPECIAL_TOKENS[:3]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, pad_token=pad, eos_token=eos)
+
+
+def build_vlm(config: VlmConfig, tokenizer: JanusVQVAE, text_tokenizer: PreTrainedTokenizerFast) -> JanusModel:
+    """A Janus with random language weights around a trained VQ tokenizer."""
+    grid = tokenizer.config.num_patches
+    model = JanusForConditionalGeneration(
+        JanusConfig(
+            text_config=LlamaConfig(
+                vocab_size=len(text_tokenizer),
+                hidden_size=config.hidden_size,
+                intermediate_size=config.intermediate_size,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                num_key_value_heads=config.heads,
+                max_position_embeddings=512,
+                bos_token_id=text_tokenizer.bos_token_id,
+                eos_token_id=text_tokenizer.eos_token_id,
+                pad_token_id=text_tokenizer.pad_token_id,
+            ),
+            vision_config=JanusVisionConfig(
+                hidden_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=8 * grid,
+                patch_size=8,
+                mlp_ratio=2.0,
+                projection_dim=config.hidden_size,
+                num_image_tokens=grid * grid,
+                depth=1,
+            ),
+            vq_config=tokenizer.config,
+            image_token_id=text_tokenizer.convert_tokens_to_ids(BEGIN_OF_IMAGE),
+            tie_word_embeddings=False,
+        )
+    )
+    model.model.vqmodel.load_state_dict(tokenizer.state_dict())
+    return JanusModel(model, text_tokenizer, name="embedded")
+
+
+class VlmTask(Task):
+    """Trains a `JanusModel` on image tokens with captions.
+
+    Args:
+        vlm: what to train; only its language model, image embeddings, aligner and image head are trained.
+        tokens: [M, N] int64 image tokens.
+        emoji: the M records, for captions.
+        config: how captions are drawn.
+    """
+
+    def __init__(self, vlm: JanusModel, tokens: Tensor, emoji: Sequence[Emoji], config: VlmConfig) -> None:
+        super().__init__()
+        self.vlm = vlm
+        self.tokens = tokens
+        self.emoji = emoji
+        self.config = config
+        self.samples = len(emoji)
+        janus = vlm.model.model
+        vlm.model.requires_grad_(False)
+        for part in (janus.language_model, janus.generation_embeddings, janus.generation_aligner, janus.generation_head):
+            part.requires_grad_(True)
+
+    def compile_blocks(self) -> None:
+        for layer in self.vlm.model.model.language_model.layers:
+            layer.compile()
+
+    def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        rows = []
+        for index in indices.tolist():
+            ids = self.vlm.prompt_ids(self._caption(self.emoji[index], generator))
+            if torch.rand((), generator=generator) < self.config.unconditional:
+                ids = self.vlm.unconditional_ids(ids)
+            rows.append(ids)
+        ids, mask = self.vlm._left_padded(rows)
+        return {"ids": ids, "mask": mask, "tokens": self.tokens[indices]}
+
+    def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        logits = teacher_forced_logits(self.vlm, batch["ids"], batch["mask"], batch["tokens"])
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), batch["tokens"].flatten())
+        accuracy = (logits.argmax(-1) == batch["tokens"]).float().mean()
+        return {"loss": loss, "accuracy": accuracy}
+
+    def _caption(self, emoji: Emoji, generator: torch.Generator) -> str:
+        if not emoji.keywords or torch.rand((), generator=generator) >= self.config.keyword_captions:
+            return emoji.caption
+        count = int(torch.randint(1, 4, (), generator=generator))
+        order = torch.randperm(len(emoji.keywords), generator=generator)[:count].tolist()
+        return ", ".join([emoji.caption, *(emoji.keywords[place] for place in order)])
+
+
+def teacher_forced_logits(vlm: JanusModel, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+    """Logits [B, N, V] of every image token given the ones before it, in one parallel pass.
+
+    Args:
+        vlm: the model.
+        ids, mask: [B, L] left-padded prompt rows.
+        tokens: [B, N] int64 true image tokens.
+    """
+    language = vlm.model.model.language_model
+    text = language.get_input_embeddings()(ids)
+    image = vlm.embed_tokens(tokens[:, :-1])
+    mask = torch.cat([mask, mask.new_ones(image.shape[:2])], dim=1)
+    output = language(
+        inputs_embeds=torch.cat([text, image.to(text.dtype)], dim=1),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
+        use_cache=False,
+    )
+    return vlm.image_logits(output.last_hidden_state[:, ids.shape[1] - 1 :])

@@ -1,0 +1,127 @@
+"""The contract between softdecode and a VLM that draws with image tokens."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from softdecode.calibration import Calibration
+from softdecode.errors import SoftDecodeError
+from softdecode.mapping import TokenDistribution
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How image tokens are drawn.
+
+    Attributes:
+        guidance_scale: classifier-free guidance w >= 0: logits = uncond + w·(cond - uncond); 1 is none.
+        temperature: > 0, divides the guided logits; 0 takes the most probable token.
+        top_k: tokens to draw from; 0 is all. The belief that is mapped is the one before this cut.
+    """
+
+    guidance_scale: float = 5.0
+    temperature: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.guidance_scale < 0 or self.temperature < 0 or self.top_k < 0:
+            raise SoftDecodeError(
+                "guidance_scale, temperature and top_k must not be negative, got "
+                f"{self.guidance_scale}, {self.temperature} and {self.top_k}"
+            )
+
+
+@runtime_checkable
+class ImageTokenizer(Protocol):
+    """The VQ side of a VLM."""
+
+    @property
+    def codebook(self) -> Tensor:
+        """[V, d] float32, L2-normalised rows."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of image tokens."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        ...
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [-1, 1] to features [B, h, w, d] float32, before quantisation."""
+        ...
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, h, w] int64 to images [B, 3, H, W] float32 in [-1, 1]: the fast path."""
+        ...
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Code vectors [B, h, w, d], of any length > 0, to images: normalised, then decoded as the codes are."""
+        ...
+
+
+@runtime_checkable
+class ImageTokenModel(Protocol):
+    """A VLM that draws."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and result files."""
+        ...
+
+    @property
+    def tokenizer(self) -> ImageTokenizer: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def defaults(self) -> SamplingConfig:
+        """The sampling settings that its authors use."""
+        ...
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: SamplingConfig | None = None,
+        calibration: Calibration | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+        on_logits: Callable[[Tensor], None] | None = None,
+    ) -> TokenDistribution:
+        """Draw one image for each prompt.
+
+        Args:
+            prompts: B prompts.
+            seeds: B seeds, one for each image; batching changes nothing.
+            sampling: the model's own defaults where None.
+            calibration: its label smoothing is applied to the belief that is mapped, never to the draw.
+            on_token: called after each token with (done, total).
+            on_logits: called at each token with the guided, tempered logits [B, V], for statistics.
+
+        Returns:
+            The distribution on the model's device.
+        """
+        ...
+
+
+def check_prompts(prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    """Refuse empty prompts and a number of seeds that differs from that of the prompts."""
+    if not prompts or len(seeds) != len(prompts):
+        raise SoftDecodeError(f"{len(prompts)} prompts need as many seeds and at least one prompt, got {len(seeds)} seeds")
+    empty = [place for place, prompt in enumerate(prompts) if not prompt.strip()]
+    if empty:
+        raise SoftDecodeError(f"prompt {empty[0] + 1} of {len(prompts)} is empty; say what to draw")
+
+
+def nearest_tokens(features: Tensor, codebook: Tensor) -> Tensor:
+    """Tokens [B, h, w] int64 of features [B, h, w, d]: the code of greatest cosine (spec section 6)."""
+    unit = torch.nn.functional.normalize(features.float(), dim=-1)
+    return (unit @ codebook.to(features.device).T).argmax(-1)

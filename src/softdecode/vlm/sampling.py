@@ -1,0 +1,85 @@
+"""The autoregressive loop's arithmetic: guidance, temperature, top-k, and a draw from each image's own generator."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from softdecode.calibration import Calibration
+from softdecode.mapping import TokenDistribution, log_probabilities, map_logits
+from softdecode.seeds import generator_for
+from softdecode.vlm.base import SamplingConfig
+
+
+def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance of logits [B, V]: uncond + scale·(cond - uncond), in float32."""
+    unconditional = unconditional.float()
+    return unconditional + scale * (conditional.float() - unconditional)
+
+
+def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
+    """All but the k greatest logits [B, V] become -inf; ties with the k-th stay; 0 keeps all."""
+    if top_k == 0 or top_k >= logits.shape[-1]:
+        return logits
+    least = logits.topk(top_k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < least, -torch.inf)
+
+
+def draw(logits: Tensor, sampling: SamplingConfig, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw one token for each row of tempered logits [B, V]: [B] int64.
+
+    Each row inverts its own cumulative distribution at one uniform number of its own CPU generator, so that neither
+    the batch nor the device decides.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    probs = log_probabilities(keep_top_k(logits, sampling.top_k)).exp().cpu().double()
+    cumulative = probs.cumsum(-1)
+    uniform = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
+    # Below the total, and right of every code without mass before it.
+    threshold = uniform.unsqueeze(-1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1).to(logits.device)
+
+
+def sample_tokens(
+    next_logits: Callable[[Tensor | None], tuple[Tensor, Tensor | None]],
+    *,
+    codebook: Tensor,
+    grid: tuple[int, int],
+    seeds: Sequence[int],
+    sampling: SamplingConfig,
+    calibration: Calibration | None = None,
+    on_token: Callable[[int, int], None] | None = None,
+    on_logits: Callable[[Tensor], None] | None = None,
+) -> TokenDistribution:
+    """Draw images token by token, reducing each step's logits at once to token, code vector and uncertainty.
+
+    Args:
+        next_logits: given the tokens [B] just drawn (None at first), returns conditional and unconditional logits
+            [B, V] of the next; the latter None where guidance is off.
+        codebook, grid, seeds, sampling, calibration, on_token, on_logits: see `ImageTokenModel`.
+    """
+    generators = [generator_for("vlm", seed) for seed in seeds]
+    calibration = calibration or Calibration()
+    total = grid[0] * grid[1]
+    tokens: Tensor | None = None
+    parts: list[TokenDistribution] = []
+    for done in range(1, total + 1):
+        conditional, unconditional = next_logits(tokens)
+        logits = conditional.float()
+        if unconditional is not None:
+            logits = guide(conditional, unconditional, sampling.guidance_scale)
+        if sampling.temperature > 0:
+            logits = logits / sampling.temperature
+        if on_logits is not None:
+            on_logits(logits)
+        tokens = draw(logits, sampling, generators)
+        belief = calibration.for_vlm(logits)
+        parts.append(map_logits(belief[:, None, None], codebook, tokens=tokens[:, None, None]))
+        if on_token is not None:
+            on_token(done, total)
+    return TokenDistribution(
+        tokens=torch.cat([p.tokens for p in parts], dim=1).view(len(seeds), *grid),
+        codes=torch.cat([p.codes for p in parts], dim=1).view(len(seeds), *grid, -1),
+        uncertainty=torch.cat([p.uncertainty for p in parts], dim=1).view(len(seeds), *grid, -1),
+    )

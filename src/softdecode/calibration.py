@@ -226,7 +226,7 @@ def fit_calibration(
     codebook: Tensor,
     *,
     codebook_sha256: str = "",
-    kappa_range: tuple[float, float] = (1.0, 1000.0),
+    kappa_range: tuple[float, float] = (0.01, 1000.0),
     epsilons: tuple[float, ...] = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
     tolerance: float = 0.005,
     protocol: dict[str, object] | None = None,

@@ -17,7 +17,9 @@ from softdecode.mapping import UNCERTAINTY_FEATURES, TokenDistribution
 ConditioningMode = Literal["hard", "soft", "joint"]
 
 
-def condition_inputs(distribution: TokenDistribution, codebook: Tensor, mode: ConditioningMode) -> tuple[Tensor, Tensor]:
+def condition_inputs(
+    distribution: TokenDistribution, codebook: Tensor, mode: ConditioningMode
+) -> tuple[Tensor, Tensor]:
     """What each mode lets the decoder see of a distribution.
 
     - hard: the chosen codes' vectors, uncertainty zero (the baseline of the paper's Table 4);
@@ -37,7 +39,9 @@ def condition_inputs(distribution: TokenDistribution, codebook: Tensor, mode: Co
         raise SoftDecodeError(f"unknown conditioning mode {mode!r}; expected {', '.join(get_args(ConditioningMode))}")
     expected, uncertainty = distribution.codes.float(), distribution.uncertainty.float()
     if expected.shape[-1] != codebook.shape[-1]:
-        raise SoftDecodeError(f"the distribution's codes have {expected.shape[-1]} dimensions, the codebook {codebook.shape[-1]}")
+        raise SoftDecodeError(
+            f"the distribution's codes have {expected.shape[-1]} dimensions, the codebook {codebook.shape[-1]}"
+        )
     if mode == "soft":
         return expected, uncertainty
     chosen = codebook.to(expected.device, torch.float32)[distribution.tokens]

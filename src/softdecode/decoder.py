@@ -17,7 +17,15 @@ from softdecode.base import FluxBase
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditionEncoder, ConditioningMode, condition_inputs
 from softdecode.errors import SoftDecodeError
-from softdecode.files import atomic_folder, load_strictly, read_json, read_tensors, tensor_sha256, write_json, write_tensors
+from softdecode.files import (
+    atomic_folder,
+    load_strictly,
+    read_json,
+    read_tensors,
+    tensor_sha256,
+    write_json,
+    write_tensors,
+)
 from softdecode.latents import decode_latents, pack, unpack
 from softdecode.mapping import TokenDistribution
 from softdecode.seeds import image_noise

@@ -4,11 +4,6 @@ import torch
 from torch import Tensor
 
 
-def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] to float32 in [-1, 1]."""
-    return images.to(torch.float32) / 127.5 - 1
-
-
 def augment(images: Tensor, generator: torch.Generator, *, max_shift: int = 6) -> Tensor:
     """Mirror, shift on white ground and permute colour channels, each picture on its own draw.
 

@@ -44,9 +44,7 @@ def save_checkpoint(
         write_json(folder / "state.json", {"step": step, "average_updates": average.updates})
 
 
-def load_checkpoint(
-    output: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage
-) -> int:
+def load_checkpoint(output: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage) -> int:
     """Restore a run from `output/checkpoint` and return the number of steps done.
 
     Raises:

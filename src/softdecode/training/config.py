@@ -56,7 +56,9 @@ class LoopConfig:
         }
         wrong = [name for name, holds in limits.items() if not holds]
         if wrong:
-            raise SoftDecodeError(f"training setting out of range: {', '.join(f'{n}={getattr(self, n)}' for n in wrong)}")
+            raise SoftDecodeError(
+                f"training setting out of range: {', '.join(f'{n}={getattr(self, n)}' for n in wrong)}"
+            )
 
     def rate_at(self, step: int) -> float:
         """The learning rate of optimiser step `step`, counted from 0: warm-up, constant, then 1 - sqrt decay.

@@ -8,9 +8,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from softdecode.files import read_tensors, tensor_sha256, write_tensors
+from softdecode.images import to_unit_range
 from softdecode.latents import encode_images
 from softdecode.seeds import generator_for
-from softdecode.training.augment import augment, to_unit_range
+from softdecode.training.augment import augment
 from softdecode.vlm.base import ImageTokenizer
 
 
@@ -46,7 +47,10 @@ def encode(
         views·M rows; row v·M + i is view v of picture i.
     """
     parts = [tensor_sha256(images), _identity(tokenizer), _identity(vae), str(views), str(seed)]
-    path = cache / f"features-{tensor_sha256(torch.frombuffer(bytearray(' '.join(parts).encode()), dtype=torch.uint8))[:16]}.safetensors"
+    path = (
+        cache
+        / f"features-{tensor_sha256(torch.frombuffer(bytearray(' '.join(parts).encode()), dtype=torch.uint8))[:16]}.safetensors"
+    )
     if not path.is_file():
         codes, latents = [], []
         for view in range(views):

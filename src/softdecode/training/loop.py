@@ -98,7 +98,9 @@ def train(task: Task, config: LoopConfig, output: Path, *, job: dict[str, Any], 
                 rate = (step + 1 - start) * config.batch_size / (time.perf_counter() - began)
                 record = {"step": step + 1, "samples_per_second": round(rate, 2), **losses}
                 print(json.dumps(record), file=log, flush=True)
-                print(f"step {step + 1}/{config.steps} " + " ".join(f"{k} {v:.4g}" for k, v in record.items()), flush=True)
+                print(
+                    f"step {step + 1}/{config.steps} " + " ".join(f"{k} {v:.4g}" for k, v in record.items()), flush=True
+                )
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 save_checkpoint(output, step + 1, task, optimizer, average)
     average.copy_to(task)

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
-from softdecode.training.augment import augment, to_unit_range
+from softdecode.images import to_unit_range
+from softdecode.training.augment import augment
 from softdecode.training.loop import Task
 
 

@@ -6,7 +6,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from softdecode.training.augment import augment, to_unit_range
+from softdecode.images import to_unit_range
+from softdecode.training.augment import augment
 from softdecode.training.loop import Task
 
 

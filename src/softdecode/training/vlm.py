@@ -24,7 +24,14 @@ from softdecode.data.emoji import Emoji
 from softdecode.training.loop import Task
 from softdecode.vlm.janus import BEGIN_OF_IMAGE, PROMPT_TEMPLATE, JanusModel
 
-SPECIAL_TOKENS = ("<|begin_of_sentence|>", "<|pad|>", "<|end_of_sentence|>", "<|User|>", "<|Assistant|>", BEGIN_OF_IMAGE)
+SPECIAL_TOKENS = (
+    "<|begin_of_sentence|>",
+    "<|pad|>",
+    "<|end_of_sentence|>",
+    "<|User|>",
+    "<|Assistant|>",
+    BEGIN_OF_IMAGE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +126,12 @@ class VlmTask(Task):
         self.samples = len(emoji)
         janus = vlm.model.model
         vlm.model.requires_grad_(False)
-        for part in (janus.language_model, janus.generation_embeddings, janus.generation_aligner, janus.generation_head):
+        for part in (
+            janus.language_model,
+            janus.generation_embeddings,
+            janus.generation_aligner,
+            janus.generation_head,
+        ):
             part.requires_grad_(True)
 
     def compile_blocks(self) -> None:

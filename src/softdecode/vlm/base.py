@@ -115,7 +115,9 @@ class ImageTokenModel(Protocol):
 def check_prompts(prompts: Sequence[str], seeds: Sequence[int]) -> None:
     """Refuse empty prompts and a number of seeds that differs from that of the prompts."""
     if not prompts or len(seeds) != len(prompts):
-        raise SoftDecodeError(f"{len(prompts)} prompts need as many seeds and at least one prompt, got {len(seeds)} seeds")
+        raise SoftDecodeError(
+            f"{len(prompts)} prompts need as many seeds and at least one prompt, got {len(seeds)} seeds"
+        )
     empty = [place for place, prompt in enumerate(prompts) if not prompt.strip()]
     if empty:
         raise SoftDecodeError(f"prompt {empty[0] + 1} of {len(prompts)} is empty; say what to draw")

@@ -57,7 +57,9 @@ class JanusTokenizer(nn.Module):
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         if tuple(images.shape[1:]) != (3, *self.image_size):
-            raise SoftDecodeError(f"images must be [B, 3, {self.image_size[0]}, {self.image_size[1]}], got {list(images.shape)}")
+            raise SoftDecodeError(
+                f"images must be [B, 3, {self.image_size[0]}, {self.image_size[1]}], got {list(images.shape)}"
+            )
         weight = self.model.quant_conv.weight
         hidden = self.model.encoder(images.to(weight.device, weight.dtype))
         return self.model.quant_conv(hidden).permute(0, 2, 3, 1).float()
@@ -114,7 +116,9 @@ class JanusModel(nn.Module):
         try:
             text_tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision)
         except (OSError, ValueError) as error:
-            raise SoftDecodeError(f"cannot load the text tokenizer of {location}: {' '.join(str(error).split())}") from error
+            raise SoftDecodeError(
+                f"cannot load the text tokenizer of {location}: {' '.join(str(error).split())}"
+            ) from error
         settings = Path(location) / SAMPLING_FILE
         defaults = SamplingConfig(**read_json(settings)) if settings.is_file() else None
         return JanusModel(model, text_tokenizer, name=Path(location).name, defaults=defaults).to(device).eval()
@@ -129,7 +133,9 @@ class JanusModel(nn.Module):
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Text ids of a prompt: BOS (which the tokenizer may drop, so it is put here), template, begin-of-image."""
-        ids = self.text_tokenizer.encode(PROMPT_TEMPLATE.format(prompt=prompt) + BEGIN_OF_IMAGE, add_special_tokens=False)
+        ids = self.text_tokenizer.encode(
+            PROMPT_TEMPLATE.format(prompt=prompt) + BEGIN_OF_IMAGE, add_special_tokens=False
+        )
         return [self._special("bos_token_id"), *ids]
 
     def unconditional_ids(self, ids: Sequence[int]) -> list[int]:
@@ -208,5 +214,7 @@ class JanusModel(nn.Module):
     def _special(self, name: str) -> int:
         value = getattr(self.text_tokenizer, name)
         if value is None:
-            raise SoftDecodeError(f"the text tokenizer of {self.name} has no {name}; its tokenizer files are incomplete")
+            raise SoftDecodeError(
+                f"the text tokenizer of {self.name} has no {name}; its tokenizer files are incomplete"
+            )
         return value

@@ -38,7 +38,12 @@ def draw(logits: Tensor, sampling: SamplingConfig, generators: Sequence[torch.Ge
     uniform = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
     # Below the total, and right of every code without mass before it.
     threshold = uniform.unsqueeze(-1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1).to(logits.device)
+    return (
+        torch.searchsorted(cumulative, threshold, right=True)
+        .squeeze(-1)
+        .clamp_max(logits.shape[-1] - 1)
+        .to(logits.device)
+    )
 
 
 def sample_tokens(

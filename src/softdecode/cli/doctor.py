@@ -1,0 +1,64 @@
+"""`softdecode doctor`: is a model folder whole, and does it work?"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from softdecode.cli.options import ModelOptions, parse
+from softdecode.files import file_sha256, tensor_sha256
+from softdecode.images import to_uint8
+from softdecode.mapping import hard_distribution
+from softdecode.models import DEFAULT_DECODER, DEFAULT_VLM
+from softdecode.provenance import provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Load VLM and decoder strictly, compare their codebooks, decode one tiny picture both ways, and list hashes."""
+
+    json: bool = False
+    """Print the report as JSON."""
+    models: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+
+    def run(self) -> None:
+        pipe = self.models.load_pipeline()
+        tokenizer = pipe.vlm.tokenizer
+        codebook = tokenizer.codebook
+        tokens = torch.zeros(1, *tokenizer.grid, dtype=torch.int64, device=pipe.vlm.device)
+        vq = to_uint8(tokenizer.decode(tokens))
+        soft = pipe.decode(hard_distribution(tokens, codebook), seeds=[0], num_inference_steps=1)
+        decoder = self.models.decoder or DEFAULT_DECODER
+        folders = [decoder] + ([DEFAULT_VLM] if self.models.model is None else [])
+        files = {
+            str(path.relative_to(folder.parent)): file_sha256(path) for folder in folders for path in _weights(folder)
+        }
+        report = {
+            "command": "doctor",
+            "models": self.models.settings(),
+            "device": str(pipe.decoder.device),
+            "dtype": str(pipe.decoder.dtype),
+            "vlm": {"name": pipe.vlm.name, "grid": tokenizer.grid, "image_size": tokenizer.image_size},
+            "codebook": {"codes": len(codebook), "dim": codebook.shape[-1], "sha256": tensor_sha256(codebook)},
+            "decoder": {"mode": pipe.decoder.config.mode, "steps": pipe.decoder.config.steps},
+            "decoded": {"vq": list(vq.shape), "soft": list(soft.shape)},
+            "sha256": files,
+            "provenance": provenance(),
+        }
+        if self.json:
+            print(json.dumps(report))
+            return
+        for name, value in report.items():
+            print(f"{name}: {json.dumps(value)}")
+        print("all weights loaded strictly; VQ and soft decoding work")
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json") and path.is_file())
+
+
+def main(arguments: list[str]) -> None:
+    parse(Doctor, "doctor", arguments).run()

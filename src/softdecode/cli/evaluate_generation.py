@@ -1,0 +1,94 @@
+"""`softdecode evaluate generation`: drawn pictures against real ones."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from softdecode.cli.evaluation_options import load_decoders, load_extractor, write_results, write_sheet
+from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse, progress_bars
+from softdecode.data.emoji import load_emoji
+from softdecode.data.prompts import held_in_prompts
+from softdecode.errors import SoftDecodeError
+from softdecode.evaluation.generation import evaluate_generation
+from softdecode.training.jobs import DEFAULT_DATA
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateGeneration:
+    """Draw captions of the training split and measure VQ and soft-decoded pictures against the real ones of these captions.
+
+    Writes result.json and grid.png (a fixed draw of prompts).
+    """
+
+    decoders: tuple[Path, ...] = ()
+    """Decoder folders, each a row; the embedded ones where absent."""
+    output: Path = Path("outputs/evaluate-generation")
+    """Folder for the results."""
+    data: Path = DEFAULT_DATA
+    """Folder of the emoji data."""
+    prompts: int = 1000
+    """Captions to draw, in a fixed order, >= 2."""
+    steps: tuple[int, ...] = ()
+    """Denoising steps, each a row; the decoders' own number where absent."""
+    seed: int = 0
+    """Seed of the first prompt; the others count on from it."""
+    batch_size: int = 50
+    """Prompts drawn at a time, >= 1; the pictures do not depend on it."""
+    json: bool = False
+    """Print result.json instead of the table."""
+    models: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+    sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
+
+    def run(self) -> None:
+        check_positive(batch_size=self.batch_size, prompts=self.prompts - 1, steps=min(self.steps, default=None))
+        if self.models.decoder is not None:
+            raise SoftDecodeError("name the decoders to measure with --decoders")
+        vlm = self.models.load_vlm()
+        decoders = load_decoders(self.decoders, self.models)
+        for decoder in decoders.values():
+            decoder.check_codebook(vlm.tokenizer.codebook, vlm.name)
+        data = load_emoji(self.data.expanduser()).split("train")
+        chosen = held_in_prompts(data, self.prompts)
+        places = {emoji: place for place, emoji in enumerate(data.emoji)}
+        references = data.images[torch.tensor([places[emoji] for emoji in chosen])]
+        captions = [emoji.caption for emoji in chosen]
+        sampling = self.sampling.over(vlm.defaults)
+        steps = self.steps or (next(iter(decoders.values())).config.steps,)
+        with progress_bars(self.json) as bars:
+            measurement, seconds = evaluate_generation(
+                captions,
+                references,
+                vlm,
+                decoders,
+                load_extractor(self.models),
+                sampling=sampling,
+                steps=steps,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                on_progress=bars,
+            )
+        columns = {"VQ": "vq"} | {name: f"{name}@{max(steps)}" for name in decoders}
+        # Fixed rule: the first prompts, whose order is that of their hashes.
+        write_sheet(self.output, measurement, columns, captions, range(min(12, len(captions))))
+        protocol: dict[str, object] = {
+            "task": "generation",
+            "prompts": "captions of the emoji train split, ordered by SHA-256",
+            "reference": "the real pictures of these captions",
+            "data_sha256": data.digest,
+            "count": len(captions),
+            "resolution": list(vlm.tokenizer.image_size),
+            "resizer": "none: pictures are 64 px as published (fluent: Lanczos from 256 px)",
+            "seed": self.seed,
+            "sampling": asdict(sampling),
+            "vlm_seconds": seconds,
+            "models": self.models.settings(),
+            "codebook_sha256": next(iter(decoders.values())).config.codebook_sha256,
+        }
+        write_results(self.output, measurement, command="evaluate generation", protocol=protocol, as_json=self.json)
+
+
+def main(arguments: list[str]) -> None:
+    parse(EvaluateGeneration, "evaluate generation", arguments).run()

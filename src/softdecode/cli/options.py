@@ -1,0 +1,108 @@
+"""Options and helpers that several commands share."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+from tqdm import tqdm
+
+from softdecode.device import resolve_device, resolve_dtype
+from softdecode.errors import SoftDecodeError
+from softdecode.models import DEFAULT_DECODER, DEFAULT_VLM
+from softdecode.pipeline import SoftDecodePipeline
+from softdecode.vlm.base import ImageTokenModel, SamplingConfig
+from softdecode.vlm.registry import load_vlm
+
+T = TypeVar("T")
+
+
+def parse(command: type[T], name: str, arguments: list[str]) -> T:
+    """Parse a sub-command's arguments; exits with code 2 on unknown or malformed ones."""
+    return tyro.cli(command, prog=f"softdecode {name}", description=command.__doc__, args=arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which models to run, and where."""
+
+    model: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|HUB-ID")] = None
+    """The VLM; the embedded text-to-emoji model where absent."""
+    decoder: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """The decoder; the embedded one where absent."""
+    device: str = "auto"
+    """auto, cpu, mps, cuda or cuda:N."""
+    dtype: str = "auto"
+    """auto (bfloat16 on CUDA, float32 elsewhere), float32, bfloat16 or float16."""
+
+    def load_vlm(self) -> ImageTokenModel:
+        device = resolve_device(self.device)
+        return load_vlm(self.model or DEFAULT_VLM, device=device, dtype=resolve_dtype(self.dtype, device))
+
+    def load_pipeline(self) -> SoftDecodePipeline:
+        if self.model is not None and self.decoder is None:
+            raise SoftDecodeError(
+                f"name a decoder for {self.model} with --decoder; the embedded one is for its own VLM"
+            )
+        return SoftDecodePipeline.from_pretrained(
+            self.decoder or DEFAULT_DECODER, vlm=self.model or DEFAULT_VLM, device=self.device, dtype=self.dtype
+        )
+
+    def settings(self) -> dict[str, object]:
+        return {name: None if value is None else str(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the VLM draws; the model's own defaults where absent."""
+
+    guidance_scale: float | None = None
+    """Classifier-free guidance, >= 0; 1 is none."""
+    temperature: float | None = None
+    """>= 0; 0 takes the most probable token."""
+    top_k: int | None = None
+    """Tokens to draw from; 0 is all."""
+
+    def over(self, defaults: SamplingConfig) -> SamplingConfig:
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return SamplingConfig(**{**asdict(defaults), **given})
+
+
+def check_positive(**values: int | None) -> None:
+    """Refuse counts below 1, before any long work."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise SoftDecodeError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
+@contextlib.contextmanager
+def progress_bars(quiet: bool) -> Iterator["Bars"]:
+    """One bar per stage, on standard error."""
+    bars = Bars(quiet)
+    try:
+        yield bars
+    finally:
+        bars.close()
+
+
+class Bars:
+    """Progress of stages by name; a stage's bar starts when it is first reported, or reported from the start again."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: tqdm | None = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._bar is None or stage != self._stage or done <= self._bar.n:
+            self.close()
+            self._stage = stage
+            self._bar = tqdm(total=total, desc=stage, disable=self._quiet, leave=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None

@@ -1,0 +1,84 @@
+"""`softdecode reconstruct`: picture files through the tokenizer and back, both ways."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from softdecode.cli.options import ModelOptions, check_positive, parse, progress_bars
+from softdecode.errors import SoftDecodeError
+from softdecode.files import write_json
+from softdecode.images import read_image, save_image, to_pil, to_uint8
+from softdecode.provenance import provenance
+from softdecode.sheet import contact_sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct:
+    """Encode pictures with the VLM's tokenizer and decode them again: with its VQ decoder, and softly.
+
+    Writes NAME-vq.png and NAME-soft.png for each picture, comparison.png and result.json.
+    """
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Picture files of the tokenizer's size (the embedded one's is 64×64)."""
+    output: Path = Path("outputs/reconstruct")
+    """Folder for the pictures."""
+    resize: bool = False
+    """Resize and centre-crop pictures of another size."""
+    seed: int = 0
+    """Seed of the first picture's noise; the others count on from it."""
+    steps: int | None = None
+    """Denoising steps, >= 1; the decoder's own number where absent."""
+    json: bool = False
+    """Print result.json instead of progress."""
+    models: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+
+    def run(self) -> None:
+        check_positive(steps=self.steps)
+        if not self.images:
+            raise SoftDecodeError("no picture given; name at least one file")
+        names = [path.stem for path in self.images]
+        doubles = {name for name in names if names.count(name) > 1}
+        if doubles:
+            raise SoftDecodeError(
+                f"several pictures are called {min(doubles)!r}; their results would overwrite each other"
+            )
+        pipe = self.models.load_pipeline()
+        size = pipe.vlm.tokenizer.image_size
+        batch = torch.stack([read_image(path, size, resize=self.resize) for path in self.images])
+        with progress_bars(self.json) as bars:
+            result = pipe.reconstruct(
+                batch,
+                seed=self.seed,
+                num_inference_steps=self.steps,
+                on_progress=lambda _s, d, t: bars("denoising", d, t),
+            )
+        originals = to_pil(to_uint8(batch))
+        assert isinstance(result.images, list)
+        assert isinstance(result.vq_images, list)
+        for name, vq, soft in zip(names, result.vq_images, result.images, strict=True):
+            save_image(vq, self.output / f"{name}-vq.png")
+            save_image(soft, self.output / f"{name}-soft.png")
+        rows = list(zip(originals, result.vq_images, result.images, strict=True))
+        save_image(
+            contact_sheet(["original", "VQ decoder", "soft decoder"], names, rows), self.output / "comparison.png"
+        )
+        record = {
+            "command": "reconstruct",
+            "images": [str(path) for path in self.images],
+            "resize": self.resize,
+            "seeds": list(range(self.seed, self.seed + len(names))),
+            "steps": self.steps or pipe.decoder.config.steps,
+            "models": self.models.settings(),
+            "provenance": provenance(),
+        }
+        write_json(self.output / "result.json", record)
+        print(json.dumps(record) if self.json else f"wrote {len(names)} pairs and comparison.png to {self.output}")
+
+
+def main(arguments: list[str]) -> None:
+    parse(Reconstruct, "reconstruct", arguments).run()

@@ -1,0 +1,210 @@
+"""The whole way in one object: prompts → logits → calibrate → map → condition → denoise → images."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from softdecode.calibration import proxy_logits
+from softdecode.decoder import DistributionDecoder
+from softdecode.device import resolve_device, resolve_dtype
+from softdecode.errors import SoftDecodeError
+from softdecode.images import from_pil, to_pil, to_uint8
+from softdecode.mapping import TokenDistribution, map_logits
+from softdecode.vlm.base import ImageTokenModel, SamplingConfig
+from softdecode.vlm.registry import load_vlm
+
+Progress = Callable[[Literal["vlm", "denoise"], int, int], None]
+
+
+@dataclass
+class SoftDecodeOutput(BaseOutput):
+    """What a call of the pipeline gives.
+
+    Attributes:
+        images: the soft-decoded pictures; RGB images, or uint8 [B, 3, H, W] where `output_type` is "pt".
+        vq_images: the same tokens through the VLM's own VQ decoder, where asked for.
+        distribution: what the decoder saw; it can be saved and decoded again without the VLM.
+    """
+
+    images: list[Image.Image] | Tensor
+    vq_images: list[Image.Image] | Tensor | None
+    distribution: TokenDistribution
+
+
+class SoftDecodePipeline(DiffusionPipeline):
+    """Text to image with a VLM, decoded softly.
+
+    Args:
+        vlm: draws image tokens.
+        decoder: turns their distribution into images; trained for this VLM's codebook.
+
+    Raises:
+        SoftDecodeError: VLM and decoder have different codebooks.
+    """
+
+    vlm: ImageTokenModel
+    decoder: DistributionDecoder
+
+    def __init__(self, vlm: ImageTokenModel, decoder: DistributionDecoder) -> None:
+        super().__init__()
+        decoder.check_codebook(vlm.tokenizer.codebook, vlm.name)
+        self.register_modules(vlm=vlm, decoder=decoder)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        decoder: str | os.PathLike[str] | None = None,
+        *,
+        vlm: str | os.PathLike[str] | ImageTokenModel | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> "SoftDecodePipeline":
+        """Load a decoder and the VLM it belongs to.
+
+        Args:
+            decoder: a decoder's folder; the embedded one where None.
+            vlm: a VLM, or its folder or hub id; the embedded one where neither it nor a decoder is named.
+            device: auto (the default), cpu, mps, cuda or cuda:N.
+            dtype: auto (the default), float32, bfloat16 or float16.
+
+        Raises:
+            SoftDecodeError: missing or damaged files, or a decoder made for another codebook.
+        """
+        from softdecode.models import DEFAULT_DECODER, DEFAULT_VLM
+
+        if vlm is None and decoder is not None and Path(decoder).resolve() not in _embedded_decoders():
+            raise SoftDecodeError(f"name the VLM that the decoder {decoder} belongs to")
+        where, kind = _placement(device, dtype)
+        if vlm is None or isinstance(vlm, str | os.PathLike):
+            vlm = load_vlm(DEFAULT_VLM if vlm is None else vlm, device=where, dtype=kind)
+        folder = DEFAULT_DECODER if decoder is None else decoder
+        return cls(vlm, DistributionDecoder.from_pretrained(folder, device=where, dtype=kind))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seed: int | Sequence[int] = 0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        return_vq: bool = False,
+        output_type: Literal["pil", "pt"] = "pil",
+        on_progress: Progress | None = None,
+    ) -> SoftDecodeOutput:
+        """Draw one image for each prompt.
+
+        Args:
+            prompt: one prompt or several.
+            seed: of the first image, the others count on from it; or one for each.
+            num_inference_steps: denoising steps, >= 1; the decoder's own number where None.
+            guidance_scale, temperature, top_k: of the VLM, see `SamplingConfig`; its defaults where None.
+            return_vq: decode the tokens with the VLM's VQ decoder, too.
+            output_type: "pil" for RGB images, "pt" for uint8 tensors [B, 3, H, W].
+            on_progress: called with (stage, done, total).
+
+        Raises:
+            SoftDecodeError: an empty prompt, a wrong number of seeds, or a setting out of range.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        seeds = list(range(seed, seed + len(prompts))) if isinstance(seed, int) else list(seed)
+        steps = self.decoder.config.steps if num_inference_steps is None else num_inference_steps
+        if steps < 1:  # before the VLM's long work, not after it
+            raise SoftDecodeError(f"denoising needs at least 1 step, got {steps}")
+        distribution = self.vlm.sample(
+            prompts,
+            seeds=seeds,
+            sampling=_override(self.vlm.defaults, guidance_scale, temperature, top_k),
+            calibration=self.decoder.calibration,
+            on_token=on_progress and (lambda done, total: on_progress("vlm", done, total)),
+        )
+        images = self.decode(distribution, seeds=seeds, num_inference_steps=steps, on_progress=on_progress)
+        vq_images = to_uint8(self.vlm.tokenizer.decode(distribution.tokens)) if return_vq else None
+        return _output(images, vq_images, distribution, output_type)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        distribution: TokenDistribution,
+        *,
+        seeds: Sequence[int],
+        num_inference_steps: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> Tensor:
+        """Decode distributions, sampled now or loaded from a file, to uint8 images [B, 3, H, W]."""
+        report = on_progress and (lambda done, total: on_progress("denoise", done, total))
+        return to_uint8(self.decoder.denoise(distribution, seeds=seeds, steps=num_inference_steps, on_step=report))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> TokenDistribution:
+        """The calibrated proxy distribution of images [B, 3, H, W] in [-1, 1], as in training."""
+        codebook = self.vlm.tokenizer.codebook
+        similarities = proxy_logits(self.vlm.tokenizer.features(images), codebook)
+        return map_logits(self.decoder.calibration.for_encoder(similarities), codebook)
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        images: Sequence[Image.Image] | Tensor,
+        *,
+        seed: int | Sequence[int] = 0,
+        num_inference_steps: int | None = None,
+        output_type: Literal["pil", "pt"] = "pil",
+        on_progress: Progress | None = None,
+    ) -> SoftDecodeOutput:
+        """Encode images with the VLM's tokenizer and decode them again, softly and with the VQ decoder.
+
+        Args:
+            images: RGB images of the tokenizer's size, or a tensor [B, 3, H, W] in [-1, 1].
+        """
+        batch = images if isinstance(images, Tensor) else torch.stack([from_pil(image) for image in images])
+        seeds = list(range(seed, seed + len(batch))) if isinstance(seed, int) else list(seed)
+        distribution = self.encode(batch)
+        decoded = self.decode(
+            distribution, seeds=seeds, num_inference_steps=num_inference_steps, on_progress=on_progress
+        )
+        vq_images = to_uint8(self.vlm.tokenizer.decode(distribution.tokens))
+        return _output(decoded, vq_images, distribution, output_type)
+
+
+def _override(
+    defaults: SamplingConfig, guidance_scale: float | None, temperature: float | None, top_k: int | None
+) -> SamplingConfig:
+    return SamplingConfig(
+        guidance_scale=defaults.guidance_scale if guidance_scale is None else guidance_scale,
+        temperature=defaults.temperature if temperature is None else temperature,
+        top_k=defaults.top_k if top_k is None else top_k,
+    )
+
+
+def _output(
+    images: Tensor, vq_images: Tensor | None, distribution: TokenDistribution, output_type: str
+) -> SoftDecodeOutput:
+    if output_type == "pt":
+        return SoftDecodeOutput(images=images, vq_images=vq_images, distribution=distribution)
+    if output_type != "pil":
+        raise SoftDecodeError(f"unknown output type {output_type!r}; expected pil or pt")
+    return SoftDecodeOutput(
+        images=to_pil(images), vq_images=None if vq_images is None else to_pil(vq_images), distribution=distribution
+    )
+
+
+def _placement(device: str | torch.device | None, dtype: str | torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    where = resolve_device(device)
+    return where, resolve_dtype(dtype, where)
+
+
+def _embedded_decoders() -> set[Path]:
+    from softdecode.models import EMBEDDED
+
+    return {path.resolve() for path in (EMBEDDED / "decoders").iterdir()}

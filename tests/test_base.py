@@ -1,0 +1,108 @@
+"""The base: exactly the pretrained transformer, without text, with the condition added to its tokens."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from softdecode.base import FluxBase
+from softdecode.errors import SoftDecodeError
+from softdecode.training.vae import VaeConfig, build_vae
+
+GRID = (2, 4)
+
+
+def direct(transformer, tokens, times, grid):
+    """The transformer's own call: no text tokens, a zero pooled vector, ids (0, row, column)."""
+    ids = torch.tensor([[0.0, row, column] for row in range(grid[0]) for column in range(grid[1])])
+    return transformer(
+        hidden_states=tokens,
+        encoder_hidden_states=torch.zeros(len(tokens), 0, transformer.config.joint_attention_dim),
+        pooled_projections=torch.zeros(len(tokens), transformer.config.pooled_projection_dim),
+        timestep=times,
+        img_ids=ids,
+        txt_ids=torch.zeros(0, 3),
+    ).sample
+
+
+class Given(nn.Module):
+    """In the embedder's place: returns what it was made with."""
+
+    def __init__(self, embedded):
+        super().__init__()
+        self.embedded = embedded
+
+    def forward(self, _tokens):
+        return self.embedded
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(2, 8, 8, generator=generator),
+        torch.tensor([0.3, 0.9]),
+        torch.randn(2, 8, 16, generator=generator),
+    )
+
+
+def test_a_zero_condition_is_the_transformer_itself(make_base, inputs):
+    base = make_base()
+    tokens, times, condition = inputs
+    found = base.velocity(tokens, times, torch.zeros_like(condition), GRID)
+    assert torch.equal(found, direct(base.transformer, tokens, times, GRID))
+
+
+def test_the_condition_is_added_to_the_embedded_tokens(make_base, inputs):
+    base = make_base()
+    tokens, times, condition = inputs
+    found = base.velocity(tokens, times, condition, GRID)
+    changed = copy.deepcopy(base.transformer)
+    changed.x_embedder = Given(base.transformer.x_embedder(tokens) + condition)
+    assert torch.equal(found, direct(changed, tokens, times, GRID))
+    plain = direct(base.transformer, tokens, times, GRID)  # and nothing is left behind
+    assert not torch.allclose(found, plain, atol=1e-3)
+    assert torch.equal(base.velocity(tokens, times, torch.zeros_like(condition), GRID), plain)
+
+
+def test_time_and_grid_matter(make_base, inputs):
+    base = make_base()
+    tokens, times, condition = inputs
+    found = base.velocity(tokens, times, condition, GRID)
+    assert not torch.allclose(found, base.velocity(tokens, times.flip(0), condition, GRID), atol=1e-4)
+    assert not torch.allclose(found, base.velocity(tokens, times, condition, (4, 2)), atol=1e-4)
+
+
+def test_a_condition_for_another_grid_is_refused(make_base, inputs):
+    tokens, times, condition = inputs
+    with pytest.raises(SoftDecodeError, match="token grid"):
+        make_base().velocity(tokens, times, condition[:, :6], GRID)
+
+
+def test_the_grid_of_a_size_in_pixels(make_base):
+    base = make_base()
+    assert base.token_grid((16, 24)) == (4, 6)
+    for size in ((18, 16), (16, 30)):
+        with pytest.raises(SoftDecodeError, match="multiples of 4"):
+            base.token_grid(size)
+
+
+def test_a_transformer_of_another_vae_is_refused(make_base):
+    other = build_vae(VaeConfig(channels=(8, 8), latent_channels=4, norm_groups=4), 16)
+    with pytest.raises(SoftDecodeError, match="8 channels.*16"):
+        FluxBase(make_base().transformer, other)
+
+
+def test_a_saved_base_is_read_back_exactly(make_base, tmp_path):
+    base = make_base(seed=3)
+    base.transformer.save_pretrained(tmp_path / "transformer")
+    base.vae.save_pretrained(tmp_path / "vae")
+    loaded = FluxBase.from_pretrained(tmp_path)
+    expected = base.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+    assert (loaded.vae.config.shift_factor, loaded.vae.config.scaling_factor) == (0.25, 1.5)
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    with pytest.raises(SoftDecodeError, match="absent"):
+        FluxBase.from_pretrained(tmp_path / "absent")

@@ -22,10 +22,10 @@ class FluxBase(nn.Module):
         super().__init__()
         self.transformer = transformer
         self.vae = vae
-        packed = 4 * vae.config.latent_channels
-        if transformer.config.in_channels != packed:
+        packed = 4 * vae.config["latent_channels"]
+        if transformer.config["in_channels"] != packed:
             raise SoftDecodeError(
-                f"the transformer takes {transformer.config.in_channels} channels, but the VAE's latents packed 2×2 "
+                f"the transformer takes {transformer.config['in_channels']} channels, but the VAE's latents packed 2×2 "
                 f"have {packed}; transformer and VAE must be of one model"
             )
 
@@ -66,12 +66,12 @@ class FluxBase(nn.Module):
         """
         config = self.transformer.config
         batch, device, dtype = len(tokens), tokens.device, condition.dtype
-        guidance = torch.ones(batch, device=device) if config.guidance_embeds else None
+        guidance = torch.ones(batch, device=device) if config["guidance_embeds"] else None
         with added_to(self.transformer.x_embedder, condition):
             return self.transformer(
                 hidden_states=tokens.to(dtype),
-                encoder_hidden_states=torch.zeros(batch, 0, config.joint_attention_dim, device=device, dtype=dtype),
-                pooled_projections=torch.zeros(batch, config.pooled_projection_dim, device=device, dtype=dtype),
+                encoder_hidden_states=torch.zeros(batch, 0, config["joint_attention_dim"], device=device, dtype=dtype),
+                pooled_projections=torch.zeros(batch, config["pooled_projection_dim"], device=device, dtype=dtype),
                 timestep=times.to(device),
                 img_ids=_position_ids(grid, device),
                 txt_ids=torch.zeros(0, 3, device=device),

@@ -159,7 +159,7 @@ class Calibration:
         alpha, beta: scale and offset of the cosine.
         epsilon: label smoothing, in [0, 1).
         codebook_sha256: identity of the codebook it was fitted for.
-        target, reached: statistics of the VLM, and of the encoder after the transform; None for a transform set by hand.
+        target, reached: statistics of the VLM, and of the encoder after the transform; None where set by hand.
         raw: statistics of the encoder before it (kappa = 1).
         protocol: how the statistics were taken (prompts, images, guidance, temperature, seeds).
     """

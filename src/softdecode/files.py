@@ -162,5 +162,5 @@ def tensor_sha256(tensor: Tensor) -> str:
     """The SHA-256 of a tensor's dtype, shape and bytes, in hexadecimal: the same on every device."""
     values = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)}".encode())
-    digest.update(values.view(-1).view(torch.uint8).numpy())
+    digest.update(values.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -4,6 +4,7 @@ t runs from 0 (data) to 1 (noise): z_t = (1 - t)·z0 + t·noise, and the model p
 (spec section 3; Liu et al. 2022, arXiv 2209.03003; the convention of SD3 and FLUX).
 """
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -25,7 +26,7 @@ def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
 
 
 def shift_times(times: Tensor, shift: float) -> Tensor:
-    """Move times in [0, 1] towards noise: t' = e^shift / (e^shift + 1/t - 1); 0 and 1 stay (FLUX, SD3 section 5.3.2)."""
+    """Move times in [0, 1] towards noise: t' = e^shift / (e^shift + 1/t - 1); 0 and 1 stay (FLUX, SD3)."""
     return math.exp(shift) * times / (1 + (math.exp(shift) - 1) * times)
 
 
@@ -69,7 +70,7 @@ def euler(
     """
     state = noise.to(torch.float32)
     grid = times.tolist()
-    for done, (now, following) in enumerate(zip(grid[:-1], grid[1:], strict=True), 1):
+    for done, (now, following) in enumerate(itertools.pairwise(grid), 1):
         state = state + (following - now) * velocity(state, now).to(torch.float32)
         if on_step is not None:
             on_step(done, len(grid) - 1)

@@ -9,7 +9,7 @@ from softdecode.errors import SoftDecodeError
 
 def vae_stride(vae: AutoencoderKL) -> int:
     """Pixels along one side of a latent."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
 
 def encode_images(vae: AutoencoderKL, images: Tensor) -> Tensor:
@@ -21,14 +21,14 @@ def encode_images(vae: AutoencoderKL, images: Tensor) -> Tensor:
     unit = 2 * vae_stride(vae)
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % unit or images.shape[3] % unit:
         raise SoftDecodeError(f"images must be [B, 3, H, W] with H and W multiples of {unit}, got {list(images.shape)}")
-    mean = vae.encode(images.to(vae.dtype)).latent_dist.mean.to(torch.float32)
-    return (mean - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+    mean = vae.encode(images.to(vae.dtype), return_dict=False)[0].mean.to(torch.float32)
+    return (mean - (vae.config["shift_factor"] or 0.0)) * vae.config["scaling_factor"]
 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Scaled latents [B, C, h, w] to images [B, 3, H, W] float32, clamped to [-1, 1]."""
-    unscaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-    return vae.decode(unscaled.to(vae.dtype)).sample.to(torch.float32).clamp(-1, 1)
+    unscaled = latents / vae.config["scaling_factor"] + (vae.config["shift_factor"] or 0.0)
+    return vae.decode(unscaled.to(vae.dtype), return_dict=False)[0].to(torch.float32).clamp(-1, 1)
 
 
 def pack(latents: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from softdecode.training.jobs import DEFAULT_DATA
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateGeneration:
-    """Draw captions of the training split and measure VQ and soft-decoded pictures against the real ones of these captions.
+    """Draw captions of the training split, and measure VQ and soft-decoded pictures against the real ones.
 
     Writes result.json and grid.png (a fixed draw of prompts).
     """

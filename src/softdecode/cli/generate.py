@@ -44,13 +44,13 @@ class Generate:
         check_positive(steps=self.steps, batch_size=self.batch_size)
         if not self.prompts:
             raise SoftDecodeError('no prompt given; say what to draw, as in `softdecode generate "noto red apple"`')
-        check_prompts(self.prompts, self.prompts)
+        seeds = [self.seed + place for place in range(len(self.prompts))]
+        check_prompts(self.prompts, seeds)
         seconds = {"load": 0.0, "vlm": 0.0, "vq": 0.0, "soft": 0.0}
         began = time.perf_counter()
         pipe = self.models.load_pipeline()
         seconds["load"] = time.perf_counter() - began
         sampling = self.sampling.over(pipe.vlm.defaults)
-        seeds = [self.seed + place for place in range(len(self.prompts))]
         pairs = []
         with progress_bars(self.json) as bars:
             for start in range(0, len(self.prompts), self.batch_size):
@@ -101,7 +101,7 @@ class Generate:
         else:
             overhead = result["decode_overhead_percent"]
             print(
-                f"wrote {len(pairs)} pairs and comparison.png to {self.output}; soft decoding cost {overhead} % more time"
+                f"wrote {len(pairs)} pairs and comparison.png to {self.output}; soft decoding took {overhead} % longer"
             )
 
 

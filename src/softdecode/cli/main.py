@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("softdecode.cli.train", "train a tokenizer, VAE, VLM or decoder from a preset"),
     "evaluate reconstruction": ("softdecode.cli.evaluate_reconstruction", "measure every decoder on held-out pictures"),
     "evaluate generation": ("softdecode.cli.evaluate_generation", "measure drawn pictures against real ones"),
+    "export": ("softdecode.cli.export", "collect trained runs in the layout that the library ships"),
     "doctor": ("softdecode.cli.doctor", "check a model folder: files, keys, hashes, one tiny decode"),
 }
 

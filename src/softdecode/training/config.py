@@ -19,7 +19,7 @@ class LoopConfig:
     warmup_steps: int = 200
     """Steps of linear warm-up from zero."""
     decay_fraction: float = 0.3
-    """Last part of the steps in which the rate falls to zero, in [0, 1] (1 - sqrt shape); before it the rate is constant."""
+    """Last part of the steps, in [0, 1], in which the rate falls to zero; before it the rate is constant."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay, on matrices and kernels only."""
     betas: tuple[float, float] = (0.9, 0.99)

@@ -38,7 +38,7 @@ def build_base(config: TransformerConfig, vae: AutoencoderKL) -> FluxBase:
     """A FluxTransformer2DModel with random weights, for this VAE's latents."""
     third = config.head_dim // 8 * 3
     transformer = FluxTransformer2DModel(
-        in_channels=4 * vae.config.latent_channels,
+        in_channels=4 * vae.config["latent_channels"],
         num_layers=0,
         num_single_layers=config.layers,
         attention_head_dim=config.head_dim,

@@ -1,5 +1,6 @@
 """The frozen encoders' outputs on the training pictures, computed once."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from softdecode.latents import encode_images
 from softdecode.seeds import generator_for
 from softdecode.training.augment import augment
 from softdecode.vlm.base import ImageTokenizer
+
+_VERSION = "1"  # raise it when the augmentation changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +49,8 @@ def encode(
     Returns:
         views·M rows; row v·M + i is view v of picture i.
     """
-    parts = [tensor_sha256(images), _identity(tokenizer), _identity(vae), str(views), str(seed)]
-    path = (
-        cache
-        / f"features-{tensor_sha256(torch.frombuffer(bytearray(' '.join(parts).encode()), dtype=torch.uint8))[:16]}.safetensors"
-    )
+    parts = [_VERSION, tensor_sha256(images), _identity(tokenizer), _identity(vae), str(views), str(seed)]
+    path = cache / f"features-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:16]}.safetensors"
     if not path.is_file():
         codes, latents = [], []
         for view in range(views):

@@ -25,7 +25,7 @@ from softdecode.training.config import LoopConfig
 from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base
 from softdecode.training.features import encode
 from softdecode.training.loop import Task, train
-from softdecode.training.tokenizer import TokenizerConfig, TokenizerTask, build_tokenizer
+from softdecode.training.tokenizer import TokenizerConfig, TokenizerTask, build_tokenizer, round_codes
 from softdecode.training.vae import VaeConfig, VaeTask, build_vae, set_latent_scale
 from softdecode.training.vlm import VlmConfig, VlmTask, build_vlm, train_text_tokenizer
 from softdecode.vlm.base import SamplingConfig, nearest_tokens
@@ -79,6 +79,7 @@ class TokenizerJob(Job):
         torch.manual_seed(self.loop.seed)
         model = build_tokenizer(self.model, data.images.shape[-1], self.hidden_size)
         self.train(TokenizerTask(model, data.images, self.model), data)
+        round_codes(model)
         with atomic_folder(self.output / "model") as folder:
             model.cpu().save_pretrained(folder)
 

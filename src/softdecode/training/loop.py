@@ -46,7 +46,7 @@ class Task(nn.Module):
 
 
 def sample_order(samples: int, batch_size: int, seed: int, start: int, stop: int) -> Iterator[Tensor]:
-    """Sample indices [batch_size] of steps start..stop-1: an endless row of shuffled epochs, known from the seed alone."""
+    """Sample indices [batch_size] of steps start..stop-1, from endless shuffled epochs that the seed alone decides."""
     epoch, order = -1, torch.empty(0, dtype=torch.int64)
     for step in range(start, stop):
         wanted = []

@@ -67,6 +67,13 @@ def build_tokenizer(config: TokenizerConfig, image_size: int, hidden_size: int) 
     return model
 
 
+@torch.no_grad()
+def round_codes(model: JanusVQVAE) -> None:
+    """Round the codes to bfloat16 values, so that the codebook is the same in whatever dtype the model is loaded."""
+    codes = model.quantize.embedding.weight
+    codes.copy_(codes.to(torch.bfloat16))
+
+
 class TokenizerTask(Task):
     """Trains a JanusVQVAE on pictures [M, 3, H, W] uint8."""
 

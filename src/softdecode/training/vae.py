@@ -31,9 +31,9 @@ def build_vae(config: VaeConfig, image_size: int) -> AutoencoderKL:
     """An AutoencoderKL with random weights, without quantisation convolutions (as FLUX's)."""
     levels = len(config.channels)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=config.channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,  # type: ignore[arg-type]  # annotated as one-tuples upstream
+        up_block_types=("UpDecoderBlock2D",) * levels,  # type: ignore[arg-type]
+        block_out_channels=config.channels,  # type: ignore[arg-type]
         layers_per_block=config.res_blocks,
         latent_channels=config.latent_channels,
         norm_num_groups=config.norm_groups,
@@ -63,9 +63,9 @@ class VaeTask(Task):
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         images = batch["images"]
-        posterior = self.model.encode(images).latent_dist
+        posterior = self.model.encode(images, return_dict=False)[0]
         latents = posterior.mean + posterior.std * batch["noise"]
-        error = self.model.decode(latents).sample.float() - images
+        error = self.model.decode(latents, return_dict=False)[0].float() - images
         absolute, squared = error.abs().mean(), error.square().mean()
         divergence = posterior.kl().mean()
         loss = absolute + squared + self.config.kl_weight * divergence
@@ -75,5 +75,7 @@ class VaeTask(Task):
 @torch.no_grad()
 def set_latent_scale(model: AutoencoderKL, images: Tensor, batch_size: int = 64) -> None:
     """Set the config's shift and scale so that (z - shift)·scale of these pictures has mean 0 and deviation 1."""
-    latents = torch.cat([model.encode(to_unit_range(part)).latent_dist.mean for part in images.split(batch_size)])
+    latents = torch.cat(
+        [model.encode(to_unit_range(part), return_dict=False)[0].mean for part in images.split(batch_size)]
+    )
     model.register_to_config(shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std()))

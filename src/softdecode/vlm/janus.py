@@ -66,7 +66,7 @@ class JanusTokenizer(nn.Module):
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        return self.model.decode(tokens.flatten(1)).float().clamp(-1, 1)
+        return self.model.decode(tokens.flatten(1).long()).float().clamp(-1, 1)
 
     @torch.no_grad()
     def decode_codes(self, codes: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ def test_the_grid_of_a_size_in_pixels(make_base):
 
 def test_a_transformer_of_another_vae_is_refused(make_base):
     other = build_vae(VaeConfig(channels=(8, 8), latent_channels=4, norm_groups=4), 16)
-    with pytest.raises(SoftDecodeError, match="8 channels.*16"):
+    with pytest.raises(SoftDecodeError, match=r"8 channels.*16"):
         FluxBase(make_base().transformer, other)
 
 

@@ -91,7 +91,7 @@ def test_joint_shows_the_chosen_codes_before_the_expected_ones(make_codebook, ma
 
 def test_an_unknown_mode_and_another_codebooks_dimension_are_refused(make_codebook, make_distribution):
     distribution = make_distribution(make_codebook())
-    with pytest.raises(SoftDecodeError, match="'vague'.*hard, soft, joint"):
+    with pytest.raises(SoftDecodeError, match=r"'vague'.*hard, soft, joint"):
         condition_inputs(distribution, make_codebook(), "vague")
     with pytest.raises(SoftDecodeError, match=r"4 dimensions.*6"):
         condition_inputs(distribution, make_codebook(dim=6), "soft")

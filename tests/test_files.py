@@ -30,6 +30,13 @@ def disk_full(*_args, **_kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def write_half_and_fail(atomic, error):
+    """Enter `atomic_path` or `atomic_folder`, write a part of what was to come, and fail."""
+    with atomic as temporary:
+        (temporary / "new.txt" if temporary.is_dir() else temporary).write_text("half", encoding="utf-8")
+        raise error
+
+
 def contents(folder):
     """Every file below a folder with its text."""
     return {str(p.relative_to(folder)): p.read_text(encoding="utf-8") for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -41,9 +48,8 @@ def contents(folder):
 @pytest.mark.parametrize("error", [KeyError("inside"), KeyboardInterrupt()])
 def test_a_failed_block_leaves_the_old_file_and_no_other(error, tmp_path):
     (tmp_path / "a.txt").write_text("old", encoding="utf-8")
-    with pytest.raises(type(error)), atomic_path(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half", encoding="utf-8")
-        raise error
+    with pytest.raises(type(error)):
+        write_half_and_fail(atomic_path(tmp_path / "a.txt"), error)
     assert contents(tmp_path) == {"a.txt": "old"}
 
 
@@ -79,12 +85,8 @@ def test_files_get_the_permissions_of_any_new_file(mask, tmp_path):
 
 def test_a_disk_that_fills_in_the_block_changes_nothing(tmp_path):
     (tmp_path / "a.txt").write_text("old", encoding="utf-8")
-    with (
-        pytest.raises(SoftDecodeError, match=r"a\.txt: No space left on device"),
-        atomic_path(tmp_path / "a.txt") as temporary,
-    ):
-        temporary.write_text("half", encoding="utf-8")
-        disk_full()
+    with pytest.raises(SoftDecodeError, match=r"a\.txt: No space left on device"):
+        write_half_and_fail(atomic_path(tmp_path / "a.txt"), OSError(errno.ENOSPC, "No space left on device"))
     assert contents(tmp_path) == {"a.txt": "old"}
 
 
@@ -221,9 +223,8 @@ def test_a_failed_block_leaves_the_old_folder_and_no_other(error, tmp_path):
     with atomic_folder(tmp_path / "model") as temporary:
         (temporary / "old.txt").write_text("old", encoding="utf-8")
     expected = SoftDecodeError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected), atomic_folder(tmp_path / "model") as temporary:
-        (temporary / "new.txt").write_text("half", encoding="utf-8")
-        raise error
+    with pytest.raises(expected):
+        write_half_and_fail(atomic_folder(tmp_path / "model"), error)
     assert contents(tmp_path) == {os.path.join("model", "old.txt"): "old"}
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 

@@ -84,7 +84,7 @@ def test_euler_steps_of_a_linear_field_are_the_known_product(steps, pair):
 
 
 def test_euler_counts_its_steps_and_works_in_float32(pair):
-    latents, noise = pair
+    _, noise = pair
     counted = []
     result = euler(
         lambda state, _time: state.to(torch.bfloat16),

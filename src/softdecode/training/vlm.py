@@ -46,7 +46,7 @@ class VlmConfig:
     """Its layers."""
     heads: int = 4
     """Its attention heads."""
-    vocabulary: int = 1536
+    vocabulary: int = 2048
     """Text vocabulary, special tokens included."""
     unconditional: float = 0.1
     """Share of samples with the unconditional row, for guidance, in [0, 1]."""
@@ -55,7 +55,7 @@ class VlmConfig:
 
 
 def train_text_tokenizer(captions: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer on these captions, with Janus's special tokens. Like Janus's, it adds no BOS itself."""
+    """A byte-level BPE tokenizer with Janus's special tokens. Like Janus's, it adds no BOS itself."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

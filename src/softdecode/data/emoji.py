@@ -19,7 +19,7 @@ from softdecode.data.emoji_packages import FLUENT, NAMES, NOTO, PACKAGES, TWEMOJ
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json, read_tensors, tensor_sha256, write_json, write_tensors
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "test"]
 
 SIZE = 64
 STYLES: dict[str, Package] = {"noto": NOTO, "twemoji": TWEMOJI, "fluent": FLUENT}
@@ -30,8 +30,7 @@ TONES = {
     "1F3FE": "medium-dark skin tone",
     "1F3FF": "dark skin tone",
 }
-# Percent of families; a family's place is its hash modulo 100.
-TEST_PERCENT, VAL_PERCENT = 10, 3
+TEST_PERCENT = 10  # of the families; a family's place is its hash modulo 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +87,7 @@ def family_of(code: str) -> str:
 def split_of(family: str) -> Split:
     """The split of a family, by its SHA-256 modulo 100: stable for ever, whatever the data set's order or size."""
     place = int.from_bytes(hashlib.sha256(family.encode()).digest()[:8], "big") % 100
-    if place < TEST_PERCENT:
-        return "test"
-    return "val" if place < TEST_PERCENT + VAL_PERCENT else "train"
+    return "test" if place < TEST_PERCENT else "train"
 
 
 def load_emoji(folder: Path) -> EmojiData:

@@ -69,8 +69,8 @@ def model_card(runs: dict[str, Path]) -> str:
     lines += [
         "",
         "Twemoji graphics are © Twitter, Inc. and other contributors, licensed under CC-BY 4.0. Composited on white;",
-        "10 % of the emoji families (skin tones, genders and vendors together) are held out for testing, 3 % for",
-        "validation, by SHA-256 of the family.",
+        "10 % of the emoji families (skin tones, genders and vendors together) are held out for testing, by the",
+        "SHA-256 of the family.",
         "",
         "## Training",
         "",

@@ -179,6 +179,26 @@ def test_another_codebook_is_refused_naming_both(make_decoder, codebook, make_co
         assert part in str(caught.value)
 
 
+def test_a_codebook_normalised_elsewhere_is_the_same(make_decoder, codebook):
+    decoder = make_decoder()
+    decoder.check_codebook(torch.nextafter(codebook, 2 * codebook), "the same VLM")
+    decoder.check_codebook(codebook.double(), "the same VLM")
+
+
+def test_one_code_that_differs_is_another_codebook(make_decoder, codebook):
+    exchanged = codebook.clone()
+    exchanged[[7, 8]] = codebook[[8, 7]]
+    for other in (exchanged, -codebook, codebook[:-1], codebook[:, :3]):
+        with pytest.raises(SoftDecodeError, match="other-vlm"):
+            make_decoder().check_codebook(other, "other-vlm")
+
+
+@pytest.mark.xfail(strict=True, reason="NaN is not greater than the tolerance")
+def test_a_codebook_of_nan_is_another_codebook(make_decoder, codebook):
+    with pytest.raises(SoftDecodeError, match="other-vlm"):
+        make_decoder().check_codebook(codebook * torch.nan, "other-vlm")
+
+
 def test_a_decoder_is_not_made_with_another_codebook(make_decoder, make_codebook):
     decoder = make_decoder()
     for other in (make_codebook(seed=9), make_codebook(size=41), make_codebook()[:, :3]):

@@ -277,6 +277,21 @@ def test_strict_loading_lists_every_deviation_and_changes_nothing():
     assert all(torch.equal(value, torch.zeros(2, 3)) for value in state.values())
 
 
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        ({"a": torch.ones(2)}, "1 missing: b"),
+        ({"a": torch.ones(2), "b": torch.ones(3), "c": torch.ones(1)}, "1 unexpected: c"),
+        ({"a": torch.ones(1), "b": torch.ones(3)}, r"1 misshaped: a is \[1\], expected \[2\]"),
+    ],
+)
+def test_one_deviation_alone_is_enough_to_refuse(read, message):
+    state = {"a": torch.zeros(2), "b": torch.zeros(3)}
+    with pytest.raises(SoftDecodeError, match=f"x does not fit the model: {message}$"):
+        load_strictly(state, read, "x")
+    assert not any(value.any() for value in state.values())
+
+
 # --- hashes -------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from softdecode import flow
 from softdecode.base import FluxBase
 from softdecode.calibration import proxy_logits
+from softdecode.conditioning import condition_inputs
 from softdecode.decoder import DistributionDecoder
 from softdecode.latents import pack
 from softdecode.mapping import map_logits
@@ -56,54 +57,64 @@ class DecoderTask(Task):
 
     Args:
         decoders: by name, all on the same base; each batch is shared out equally among them.
-        features: of the training pictures.
+        features: of the training pictures. What each decoder sees of them is computed once, here.
     """
 
     def __init__(self, decoders: Mapping[str, DistributionDecoder], features: Features) -> None:
         super().__init__()
         self.decoders = nn.ModuleDict(decoders)
-        self.features = features
-        self.samples = len(features.codes)
+        self.latents = features.latents
+        self.samples = len(features.latents)
         first = next(iter(decoders.values()))
         self.base = first.base
         self.grid = first.token_grid
         self.shift = first.flow_shift
-        for decoder in decoders.values():
+        self.inputs: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, decoder in decoders.items():
             assert decoder.base is self.base, "decoders trained together share one base"
+            self.inputs[name] = _condition_inputs(decoder, features.codes)
             decoder.condition.requires_grad_(True)
 
     def compile_blocks(self) -> None:
         self.base.transformer.compile_repeated_blocks()
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        tokens = pack(self.features.latents[indices].float())
-        return {
-            "codes": self.features.codes[indices].float(),
+        tokens = pack(self.latents[indices].float())
+        batch = {
             "tokens": tokens,
             "noise": torch.randn(tokens.shape, generator=generator),
             "times": flow.training_times(len(indices), self.shift, generator),
         }
+        for (name, (codes, uncertainty)), share in zip(
+            self.inputs.items(), indices.tensor_split(len(self.inputs)), strict=True
+        ):
+            batch[f"codes {name}"], batch[f"uncertainty {name}"] = codes[share], uncertainty[share]
+        return batch
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        condition = torch.cat(
-            [
-                self._condition(decoder, part)
-                for decoder, part in zip(
-                    self.decoders.values(), batch["codes"].tensor_split(len(self.decoders)), strict=True
-                )
-            ]
-        )
+        conditions = []
+        for name, decoder in self.decoders.items():
+            assert isinstance(decoder, DistributionDecoder)
+            conditions.append(
+                decoder.condition(batch[f"codes {name}"], batch[f"uncertainty {name}"], self.grid).float()
+            )
         noisy = flow.interpolate(batch["tokens"], batch["noise"], batch["times"])
-        predicted = self.base.velocity(noisy, batch["times"], condition, self.grid)
+        # The condition is float32, and with it the sum that the transformer takes its dtype from: under autocast
+        # bfloat16 would round the time to eight bits.
+        predicted = self.base.velocity(noisy, batch["times"], torch.cat(conditions), self.grid)
         target = flow.velocity_target(batch["tokens"], batch["noise"])
         errors = F.mse_loss(predicted.float(), target, reduction="none").mean((1, 2))
         parts = errors.detach().tensor_split(len(self.decoders))
         named = {f"loss_{name}": part.mean() for name, part in zip(self.decoders, parts, strict=True)}
         return {"loss": errors.mean(), **named}
 
-    def _condition(self, decoder: nn.Module, codes: Tensor) -> Tensor:
-        assert isinstance(decoder, DistributionDecoder)
-        with torch.no_grad(), torch.autocast(codes.device.type, enabled=False):
-            similarities = proxy_logits(codes, decoder.codebook)
-            distribution = map_logits(decoder.calibration.for_encoder(similarities), decoder.codebook)
-        return decoder.condition_tokens(distribution).float()
+
+@torch.no_grad()
+def _condition_inputs(decoder: DistributionDecoder, codes: Tensor, chunk: int = 512) -> tuple[Tensor, Tensor]:
+    """What a decoder sees of encoder features [M, h, w, d]: code vectors and uncertainty, calibrated its own way."""
+    parts = []
+    for part in codes.split(chunk):
+        similarities = proxy_logits(part.float(), decoder.codebook)
+        distribution = map_logits(decoder.calibration.for_encoder(similarities), decoder.codebook)
+        parts.append(condition_inputs(distribution, decoder.codebook, decoder.config.mode))
+    return torch.cat([vectors for vectors, _ in parts]), torch.cat([uncertainty for _, uncertainty in parts])

@@ -193,7 +193,6 @@ def test_one_code_that_differs_is_another_codebook(make_decoder, codebook):
             make_decoder().check_codebook(other, "other-vlm")
 
 
-@pytest.mark.xfail(strict=True, reason="NaN is not greater than the tolerance")
 def test_a_codebook_of_nan_is_another_codebook(make_decoder, codebook):
     with pytest.raises(SoftDecodeError, match="other-vlm"):
         make_decoder().check_codebook(codebook * torch.nan, "other-vlm")
@@ -291,7 +290,6 @@ def test_a_decoder_read_in_bfloat16_can_be_saved_and_read_again(make_decoder, ma
     assert torch.equal(again.codebook, codebook)
 
 
-@pytest.mark.xfail(raises=SoftDecodeError, strict=True, reason="`.to(dtype)` narrows the codebook buffer too")
 def test_a_decoder_narrowed_by_hand_can_be_saved_and_read_again(make_decoder, make_base, tmp_path, codebook):
     make_decoder().to(torch.bfloat16).save_pretrained(tmp_path / "decoder", "")
     loaded = DistributionDecoder.from_pretrained(tmp_path / "decoder", base=make_base())

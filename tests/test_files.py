@@ -229,7 +229,6 @@ def test_a_failed_block_leaves_the_old_folder_and_no_other(error, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.xfail(strict=True, reason="the old folder is deleted before the new one is in its place")
 def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one(tmp_path, monkeypatch):
     with atomic_folder(tmp_path / "model") as temporary:
         (temporary / "old.txt").write_text("old", encoding="utf-8")

@@ -44,6 +44,10 @@ def condition_inputs(
         )
     if mode == "soft":
         return expected, uncertainty
+    if distribution.tokens.numel() and not 0 <= int(distribution.tokens.min()) <= int(distribution.tokens.max()) < len(
+        codebook
+    ):
+        raise SoftDecodeError(f"tokens must lie in [0, {len(codebook)}); the distribution is of another codebook")
     chosen = codebook.to(expected.device, torch.float32)[distribution.tokens]
     if mode == "hard":
         return chosen, torch.zeros_like(uncertainty)

@@ -3,6 +3,7 @@
 Paper section B.3; spec section 3.
 """
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -94,6 +95,13 @@ class DistributionDecoder(nn.Module):
         self.condition = ConditionEncoder(code_channels, config.hidden_channels, base.token_dim)
         self.register_buffer("codebook", codebook.to(torch.float32), persistent=False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DistributionDecoder":
+        """Moves go to all tensors, but the codebook stays float32: the mapping's arithmetic depends on it."""
+        codebook = self.codebook
+        super()._apply(fn, recurse)
+        self.codebook = codebook.to(self.codebook.device)
+        return self
+
     @property
     def device(self) -> torch.device:
         return self.codebook.device
@@ -159,7 +167,8 @@ class DistributionDecoder(nn.Module):
             SoftDecodeError: the codebooks differ.
         """
         given = codebook.to(self.codebook.device, torch.float32)
-        if given.shape != self.codebook.shape or (given - self.codebook).abs().max() > _CODEBOOK_TOLERANCE:
+        same = given.shape == self.codebook.shape
+        if not (same and bool((given - self.codebook).abs().max() <= _CODEBOOK_TOLERANCE)):  # NaN is not the same
             found = tensor_sha256(given)
             raise SoftDecodeError(
                 f"this decoder was trained for the codebook of {self.config.vlm} "
@@ -194,7 +203,8 @@ class DistributionDecoder(nn.Module):
 
         Args:
             folder: as `save_pretrained` wrote it.
-            base: the base, where it is already loaded; else it is loaded from where the config says.
+            base: the base, where it is already loaded; else it is loaded from where the config says. It is shared
+                if the decoder trained its adapter only; else its transformer is copied and the base stays as it is.
             device: where to.
             dtype: of the weights.
 
@@ -209,11 +219,10 @@ class DistributionDecoder(nn.Module):
             raise SoftDecodeError(f"{folder / 'model.safetensors'} holds no codebook; it is not a decoder's")
         codebook = tensors.pop("codebook")
         if base is None:
-            relative = config.base.startswith(".")
-            location = (folder / config.base).resolve() if relative else config.base
-            base = FluxBase.from_pretrained(location, revision=config.base_revision, dtype=dtype)
+            base = FluxBase.from_pretrained(base_location(folder, config), revision=config.base_revision, dtype=dtype)
+        elif config.trained != "adapter":
+            base = FluxBase(copy.deepcopy(base.transformer), base.vae)
         decoder = DistributionDecoder(config, base, codebook, calibration).to(dtype)
-        decoder.codebook = codebook  # stays float32: the mapping's arithmetic depends on it
         load_strictly(decoder._own_state(), tensors, str(folder / "model.safetensors"))
         return decoder.to(device).eval().requires_grad_(False)
 
@@ -228,6 +237,12 @@ class DistributionDecoder(nn.Module):
 def is_trained(name: str, part: TrainedPart) -> bool:
     """Whether a transformer's parameter belongs to the trained part (paper: attention and adapter)."""
     return part == "all" or (part == "attention" and ".attn." in name)
+
+
+def base_location(folder: str | os.PathLike[str], config: DecoderConfig) -> str | Path:
+    """Where a decoder's base is: a folder relative to the decoder's, if it exists, else the path or hub id itself."""
+    beside = Path(folder) / config.base
+    return beside.resolve() if config.base.startswith(".") or beside.is_dir() else config.base
 
 
 def read_config(folder: str | os.PathLike[str]) -> DecoderConfig:

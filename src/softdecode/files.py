@@ -63,15 +63,28 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         temporary.chmod(0o755)
         yield temporary
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
+        _swap(temporary, target)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SoftDecodeError(f"cannot write {target}: {reason}; nothing was changed") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Put the folder `new` where `target` is; the old one goes only when the new one is in its place."""
+    if not target.exists():
+        os.replace(new, target)
+        return
+    old = new.with_name(f"{new.name}-old")
+    os.replace(target, old)
+    try:
+        os.replace(new, target)
+    except OSError:
+        os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -48,7 +48,9 @@ def sampling_times(steps: int, shift: float) -> Tensor:
     """
     if steps < 1:
         raise SoftDecodeError(f"denoising needs at least 1 step, got {steps}")
-    return shift_times(torch.linspace(1, 0, steps + 1), shift)
+    times = shift_times(torch.linspace(1, 0, steps + 1), shift)
+    times[0] = 1.0  # exactly, whatever the shift's rounding
+    return times
 
 
 def euler(

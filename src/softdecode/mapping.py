@@ -76,6 +76,8 @@ class TokenDistribution:
 
 def concatenate(distributions: Sequence[TokenDistribution]) -> TokenDistribution:
     """Join the images of several distributions into one batch, in order."""
+    if not distributions:
+        raise SoftDecodeError("no distributions to join")
     return TokenDistribution(
         tokens=torch.cat([part.tokens for part in distributions]),
         codes=torch.cat([part.codes for part in distributions]),
@@ -149,7 +151,7 @@ def uncertainty_features(log_probs: Tensor, *, minimum_head: int = 8, maximum_he
     """The four features of equation 8: [..., V] log-probabilities to [..., 4] float32 in [0, 1]."""
     size = log_probs.shape[-1]
     heads = head_size(entropy(log_probs), minimum_head, maximum_head).clamp_max(size)
-    values, places = log_probs.topk(min(size, maximum_head), dim=-1)
+    values, places = log_probs.topk(min(size, max(maximum_head, 2)), dim=-1)
     top = values.exp()
     mass = top.cumsum(-1).gather(-1, heads.unsqueeze(-1) - 1).squeeze(-1)
     second = top[..., 1] if size > 1 else torch.zeros_like(top[..., 0])
@@ -181,9 +183,10 @@ def map_logits(
     Raises:
         SoftDecodeError: NaN logits, or shapes that do not agree.
     """
-    if logits.ndim != 4 or codebook.ndim != 2 or logits.shape[-1] != len(codebook):
+    if logits.ndim != 4 or codebook.ndim != 2 or logits.shape[-1] != len(codebook) or logits.numel() == 0:
         raise SoftDecodeError(
-            f"logits must be [B, h, w, V] for a codebook [V, d], got {list(logits.shape)} and {list(codebook.shape)}"
+            "logits must be [B, h, w, V], not empty, for a codebook [V, d], "
+            f"got {list(logits.shape)} and {list(codebook.shape)}"
         )
     if not 1 <= minimum_head <= maximum_head:
         raise SoftDecodeError(f"the head must satisfy 1 <= minimum <= maximum, got {minimum_head} and {maximum_head}")

@@ -10,7 +10,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from softdecode.calibration import Calibration, StatisticsAccumulator, fit_calibration, proxy_logits
+from softdecode.calibration import Calibration, fit_calibration, proxy_logits
 from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse, progress_bars
 from softdecode.data.emoji import load_emoji
 from softdecode.data.prompts import held_in_prompts, read_prompts
@@ -20,6 +20,7 @@ from softdecode.files import tensor_sha256, write_json
 from softdecode.images import read_image, to_unit_range
 from softdecode.mapping import log_probabilities
 from softdecode.provenance import provenance
+from softdecode.statistics import StatisticsAccumulator
 from softdecode.training.jobs import DEFAULT_DATA
 from softdecode.vlm.base import ImageTokenModel
 

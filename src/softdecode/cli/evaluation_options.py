@@ -9,7 +9,7 @@ import torch
 
 from softdecode.base import FluxBase
 from softdecode.cli.options import ModelOptions
-from softdecode.decoder import DistributionDecoder, read_config
+from softdecode.decoder import DistributionDecoder, base_location, read_config
 from softdecode.device import resolve_device, resolve_dtype
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.extractor import EfficientNetLite0
@@ -32,7 +32,7 @@ def load_decoders(folders: Sequence[Path], models: ModelOptions) -> dict[str, Di
     decoders = {}
     for folder in chosen:
         config = read_config(folder)
-        location = str((folder / config.base).resolve()) if config.base.startswith(".") else config.base
+        location = str(base_location(folder, config))
         base = bases.get((location, config.base_revision)) if config.trained == "adapter" else None
         decoder = DistributionDecoder.from_pretrained(folder, base=base, device=device, dtype=dtype)
         if config.trained == "adapter":

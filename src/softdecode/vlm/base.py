@@ -1,5 +1,6 @@
 """The contract between softdecode and a VLM that draws with image tokens."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -27,9 +28,9 @@ class SamplingConfig:
     top_k: int = 0
 
     def __post_init__(self) -> None:
-        if self.guidance_scale < 0 or self.temperature < 0 or self.top_k < 0:
+        if not (0 <= self.guidance_scale < math.inf and 0 <= self.temperature < math.inf and self.top_k >= 0):
             raise SoftDecodeError(
-                "guidance_scale, temperature and top_k must not be negative, got "
+                "guidance_scale, temperature and top_k must be finite and not negative, got "
                 f"{self.guidance_scale}, {self.temperature} and {self.top_k}"
             )
 
@@ -126,4 +127,4 @@ def check_prompts(prompts: Sequence[str], seeds: Sequence[int]) -> None:
 def nearest_tokens(features: Tensor, codebook: Tensor) -> Tensor:
     """Tokens [B, h, w] int64 of features [B, h, w, d]: the code of greatest cosine (spec section 6)."""
     unit = torch.nn.functional.normalize(features.float(), dim=-1)
-    return (unit @ codebook.to(features.device).T).argmax(-1)
+    return (unit @ codebook.to(features.device, torch.float32).T).argmax(-1)

@@ -6,15 +6,20 @@ import torch
 from torch import Tensor
 
 from softdecode.calibration import Calibration
+from softdecode.errors import SoftDecodeError
 from softdecode.mapping import TokenDistribution, log_probabilities, map_logits
 from softdecode.seeds import generator_for
 from softdecode.vlm.base import SamplingConfig
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance of logits [B, V]: uncond + scale·(cond - uncond), in float32."""
-    unconditional = unconditional.float()
-    return unconditional + scale * (conditional.float() - unconditional)
+    """Classifier-free guidance of logits [B, V]: uncond + scale·(cond - uncond), in float32.
+
+    A code that the model rules out (-inf) with the prompt stays ruled out.
+    """
+    conditional, unconditional = conditional.float(), unconditional.float()
+    guided = unconditional + scale * (conditional - unconditional)
+    return torch.where(torch.isneginf(conditional), conditional, guided)
 
 
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
@@ -31,6 +36,8 @@ def draw(logits: Tensor, sampling: SamplingConfig, generators: Sequence[torch.Ge
     Each row inverts its own cumulative distribution at one uniform number of its own CPU generator, so that neither
     the batch nor the device decides.
     """
+    if len(generators) != len(logits):
+        raise SoftDecodeError(f"{len(logits)} rows of logits need as many generators, got {len(generators)}")
     if sampling.temperature == 0:
         return logits.argmax(-1)
     probs = log_probabilities(keep_top_k(logits, sampling.top_k)).exp().cpu().double()

@@ -1,0 +1,434 @@
+"""The training loop: exact resumption, the schedule, data order, moving average, and what stops a run."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from softdecode.errors import SoftDecodeError
+from softdecode.training.checkpoint import MovingAverage, load_checkpoint
+from softdecode.training.config import LoopConfig
+from softdecode.training.loop import Task, sample_order, train
+
+SAMPLES = 7
+
+
+class Regression(Task):
+    """Fits a small network to noisy, augmented points; uses both sources of randomness, and a state of its own."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.network = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.3), nn.Tanh(), nn.Linear(5, 1))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.register_buffer("visits", torch.zeros(SAMPLES))
+        generator = torch.Generator().manual_seed(1)
+        self.points = torch.randn(SAMPLES, 3, generator=generator)
+        self.values = self.points.sum(-1, keepdim=True)
+        self.samples = SAMPLES
+        self.seen = []
+
+    def batch(self, indices, generator):
+        self.seen.append(indices)
+        noise = 0.1 * torch.randn(len(indices), 3, generator=generator)
+        return {"x": self.points[indices] + noise, "y": self.values[indices], "indices": indices}
+
+    def forward(self, batch, step):
+        error = self.network(batch["x"]).float() - batch["y"]
+        self.visits[batch["indices"]] += 1  # a duplicate index counts once: any rule will do
+        return {"loss": error.square().mean(), "l1": error.abs().mean()}
+
+    def after_step(self, step, generator):
+        self.visits += torch.rand(SAMPLES, generator=generator)
+
+
+def settings(**changes):
+    usual = {
+        "steps": 6,
+        "batch_size": 3,
+        "learning_rate": 0.05,
+        "warmup_steps": 2,
+        "decay_fraction": 0.5,
+        "precision": "fp32",
+        "log_every": 1,
+        "checkpoint_every": 1,
+    }
+    return LoopConfig(**{**usual, **changes})
+
+
+def run(folder, config, *, resume=False, task=None):
+    task = task or Regression()
+    train(task, config, folder, job={"name": "test"}, resume=resume)
+    return task
+
+
+def log(folder):
+    """The log's lines without speeds."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "samples_per_second"} for line in lines]
+
+
+def state(task):
+    return {name: value.clone() for name, value in task.state_dict().items()}
+
+
+def assert_same_state(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
+
+
+class Interrupted(Exception):
+    pass
+
+
+class InterruptedRegression(Regression):
+    """Stops as a killed process does, in the middle of a step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.last_step = step
+
+    def forward(self, batch, step):
+        if step == self.last_step:
+            raise Interrupted
+        return super().forward(batch, step)
+
+
+# --- resumption ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 2])
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path, checkpoint_every):
+    config = settings(checkpoint_every=checkpoint_every)
+    straight = run(tmp_path / "straight", config)
+    for resume, stop in ((False, 3), (True, 5)):
+        with pytest.raises(Interrupted):
+            run(tmp_path / "pieces", config, resume=resume, task=InterruptedRegression(stop))
+    pieces = run(tmp_path / "pieces", config, resume=True)
+    assert_same_state(state(pieces), state(straight))
+    # Steps after the last checkpoint are repeated: with the same losses.
+    by_step = {line["step"]: line for line in log(tmp_path / "straight")}
+    assert sorted(by_step) == [1, 2, 3, 4, 5, 6]
+    repeated = log(tmp_path / "pieces")
+    assert {line["step"] for line in repeated} == set(by_step)
+    assert all(line == by_step[line["step"]] for line in repeated)
+
+
+def test_a_finished_run_can_be_continued_with_more_steps(tmp_path):
+    # With a constant rate the longer run is the same as one that was always meant to be long.
+    straight = run(tmp_path / "straight", settings(decay_fraction=0.0))
+    run(tmp_path / "pieces", settings(decay_fraction=0.0, steps=3))
+    pieces = run(tmp_path / "pieces", settings(decay_fraction=0.0), resume=True)
+    assert_same_state(state(pieces), state(straight))
+    assert log(tmp_path / "pieces") == log(tmp_path / "straight")
+    # Nothing is left to do: the moving average is put back in place, and nothing is logged.
+    again = run(tmp_path / "pieces", settings(decay_fraction=0.0), resume=True)
+    assert_same_state(state(again), state(straight))
+    assert len(log(tmp_path / "pieces")) == 6
+
+
+def test_the_seed_decides_everything(tmp_path):
+    first = run(tmp_path / "first", settings())
+    second = run(tmp_path / "second", settings())
+    other = run(tmp_path / "other", settings(seed=1))
+    assert_same_state(state(first), state(second))
+    assert not torch.equal(first.network[0].weight, other.network[0].weight)
+
+
+def test_the_callers_random_state_decides_nothing(tmp_path):
+    first = run(tmp_path / "first", settings())
+    torch.manual_seed(1234)
+    assert_same_state(state(run(tmp_path / "second", settings())), state(first))
+
+
+def test_the_run_is_recorded(tmp_path):
+    config = settings()
+    run(tmp_path, config)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["job"] == {"name": "test"}
+    assert record["loop"]["steps"] == 6
+    assert record["loop"]["betas"] == list(config.betas)
+    assert record["provenance"]["versions"]["torch"] == torch.__version__
+    line = log(tmp_path)[-1]
+    assert line.keys() == {"step", "loss", "l1", "grad_norm"}
+
+
+def test_logging_and_checkpoints_come_at_their_intervals_and_at_the_end(tmp_path):
+    run(tmp_path, settings(steps=5, log_every=2, checkpoint_every=4))
+    assert [line["step"] for line in log(tmp_path)] == [2, 4, 5]
+    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text()) == {"step": 5, "average_updates": 5}
+
+
+def test_a_run_is_never_overwritten(tmp_path):
+    run(tmp_path, settings())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SoftDecodeError, match="already holds a run; resume it"):
+        run(tmp_path, settings())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    with pytest.raises(SoftDecodeError, match="holds no checkpoint to resume from"):
+        run(tmp_path, settings(), resume=True)
+
+
+class Bigger(Regression):
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Linear(3, 1)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(tmp_path, settings())
+    with pytest.raises(SoftDecodeError, match="is of another model") as caught:
+        run(tmp_path, settings(), resume=True, task=Bigger())
+    assert "\n" not in str(caught.value)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:40])
+
+
+@pytest.mark.parametrize("name", ["module.safetensors", "optimizer.pt", "average.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", [truncate, lambda path: path.unlink()], ids=["truncated", "missing"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, request, name, damage):
+    if name in ("module.safetensors", "optimizer.pt") and not (name == "optimizer.pt" and damage is truncate):
+        request.applymarker(pytest.mark.xfail(strict=True, reason="SafetensorError and FileNotFoundError pass through"))
+    run(tmp_path, settings())
+    damage(tmp_path / "checkpoint" / name)
+    with pytest.raises(SoftDecodeError):
+        run(tmp_path, settings(steps=8), resume=True)
+
+
+def test_a_checkpoint_replaces_the_one_before_only_when_whole(tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        run(tmp_path, settings(), task=InterruptedRegression(3))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoint").iterdir()}
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("softdecode.training.checkpoint.write_tensors", full)
+    with pytest.raises(SoftDecodeError, match="No space left on device"):
+        run(tmp_path, settings(), resume=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoint").iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "log.jsonl", "run.json"]
+
+
+# --- what is trained ----------------------------------------------------------------------------------------------
+
+
+def test_frozen_parameters_stay(tmp_path):
+    task = run(tmp_path, settings(weight_decay=0.5))
+    assert task.frozen.tolist() == [1.0, 1.0]
+    assert not torch.equal(task.network[0].weight, Regression().network[0].weight)
+
+
+def test_the_average_is_what_is_left_in_the_task(tmp_path):
+    task = run(tmp_path, settings())
+    folder = shutil.copytree(tmp_path, tmp_path / "copy")
+    raw = Regression()
+    average = MovingAverage(raw, 0.9)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in raw.parameters() if p.requires_grad and p.ndim >= 2]},
+            {"params": [p for p in raw.parameters() if p.requires_grad and p.ndim < 2]},
+        ]
+    )
+    assert load_checkpoint(folder, raw, optimizer, average) == 6
+    assert torch.equal(task.network[0].weight, average.values["network.0.weight"])
+    assert not torch.equal(task.network[0].weight, raw.network[0].weight), "the checkpoint keeps the raw weights"
+    assert not task.training
+
+
+def test_weight_decay_is_on_matrices_only(tmp_path):
+    """With gradients of zero, only decay moves a weight."""
+
+    class Idle(Regression):
+        def forward(self, batch, step):
+            return {"loss": 0.0 * sum(p.sum() for p in self.network.parameters())}
+
+    config = settings(steps=1, warmup_steps=0, decay_fraction=0.0, weight_decay=0.5, ema_decay=0.0)
+    before = Regression().network
+    after = run(tmp_path, config, task=Idle()).network
+    torch.testing.assert_close(after[0].weight, before[0].weight * (1 - 0.05 * 0.5))
+    assert torch.equal(after[0].bias, before[0].bias)
+
+
+def test_a_first_step_is_adamws(tmp_path):
+    """Adam's first step has length lr·sign(gradient), whatever the gradient's size and the clipping."""
+    config = settings(steps=1, warmup_steps=4, decay_fraction=0.0, weight_decay=0.0, ema_decay=0.0, max_grad_norm=1e-3)
+    before, after = Regression().network, run(tmp_path, config).network
+    moved = (after[3].bias - before[3].bias).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.05 / 4), rtol=1e-3, atol=0)
+
+
+def test_bf16_means_autocast_of_the_forward_pass_and_float32_weights(tmp_path):
+    kinds = []
+
+    class Watched(Regression):
+        def forward(self, batch, step):
+            kinds.append(self.network(batch["x"]).dtype)
+            return super().forward(batch, step)
+
+    task = run(tmp_path / "a", settings(precision="bf16", steps=1), task=Watched())
+    run(tmp_path / "b", settings(precision="fp32", steps=1), task=Watched())
+    assert kinds == [torch.bfloat16, torch.float32]
+    assert all(parameter.dtype == torch.float32 for parameter in task.parameters())
+
+
+def test_blocks_are_compiled_once_and_only_where_asked_for(tmp_path):
+    calls = []
+
+    class Compiled(Regression):
+        def compile_blocks(self):
+            calls.append(1)
+
+    run(tmp_path / "a", settings(compile=False, steps=1), task=Compiled())
+    assert not calls
+    run(tmp_path / "b", settings(compile=True, steps=2), task=Compiled())
+    assert calls == [1]
+
+
+# --- what stops a run ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(tmp_path, value):
+    class Diverging(Regression):
+        def forward(self, batch, step):
+            losses = super().forward(batch, step)
+            return losses | {"loss": losses["loss"] * value} if step == 3 else losses
+
+    task = Diverging()
+    with pytest.raises(SoftDecodeError, match="training diverged at step 4") as caught:
+        run(tmp_path, settings(), task=task)
+    assert str(task.seen[3].tolist()) in str(caught.value)
+    assert [line["step"] for line in log(tmp_path)] == [1, 2, 3]
+    assert all(torch.isfinite(parameter).all() for parameter in task.parameters())
+    # The last whole checkpoint is that of the step before: the run can be resumed.
+    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["step"] == 3
+    straight = run(tmp_path / "straight", settings())
+    assert_same_state(state(run(tmp_path, settings(), resume=True)), state(straight))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
+    class Diverging(Regression):
+        def forward(self, batch, step):
+            # The square root's slope at 0 is infinite, its value 0.
+            return {"loss": (self.network[3].bias - self.network[3].bias.detach()).abs().sqrt().sum()}
+
+    with pytest.raises(SoftDecodeError, match="training diverged at step 1"):
+        run(tmp_path, settings(), task=Diverging())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("warmup_steps", -1),
+        ("decay_fraction", -0.1),
+        ("decay_fraction", 1.1),
+        ("ema_decay", 1.0),
+        ("ema_decay", -0.1),
+        ("max_grad_norm", 0.0),
+        ("threads", -1),
+        ("log_every", 0),
+        ("checkpoint_every", 0),
+    ],
+)
+def test_settings_out_of_range_are_named(name, value):
+    with pytest.raises(SoftDecodeError, match=f"out of range: {name}={value}"):
+        settings(**{name: value})
+
+
+def test_all_settings_out_of_range_are_named_at_once():
+    with pytest.raises(SoftDecodeError, match="steps=0, ema_decay=2"):
+        settings(steps=0, ema_decay=2)
+
+
+# --- the rate -----------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_warms_up_stays_and_falls_to_zero():
+    config = LoopConfig(steps=1000, learning_rate=2.0, warmup_steps=100, decay_fraction=0.2)
+    rates = [config.rate_at(step) for step in range(1000)]
+    np.testing.assert_allclose(rates[:100], [2.0 * (step + 1) / 100 for step in range(100)])
+    assert set(rates[100:801]) == {2.0}
+    assert all(later < earlier for earlier, later in zip(rates[800:], rates[801:], strict=False))
+    np.testing.assert_allclose(rates[800:], [2.0 * (1 - math.sqrt((step - 800) / 200)) for step in range(800, 1000)])
+    assert 0 < rates[-1] < 0.01
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+@pytest.mark.parametrize("decay_fraction", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("warmup_steps", [0, 1, 20])
+def test_the_rate_is_never_negative_nor_above_the_peak(steps, decay_fraction, warmup_steps):
+    config = LoopConfig(steps=steps, learning_rate=0.5, warmup_steps=warmup_steps, decay_fraction=decay_fraction)
+    assert all(0 < config.rate_at(step) <= 0.5 for step in range(steps))
+
+
+def test_without_decay_the_rate_stays():
+    config = LoopConfig(steps=10, learning_rate=0.5, warmup_steps=0, decay_fraction=0.0)
+    assert {config.rate_at(step) for step in range(10)} == {0.5}
+
+
+# --- data order ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
+def test_every_epoch_holds_every_sample_once(batch_size):
+    order = torch.cat(list(sample_order(SAMPLES, batch_size, 5, 0, 21)))
+    assert len(order) == 21 * batch_size
+    for start in range(0, len(order) - SAMPLES + 1, SAMPLES):
+        assert sorted(order[start : start + SAMPLES].tolist()) == list(range(SAMPLES))
+
+
+@pytest.mark.parametrize("start", [1, 2, 5, 9])
+def test_the_order_does_not_depend_on_where_it_starts(start):
+    whole = list(sample_order(SAMPLES, 3, 5, 0, 10))
+    rest = list(sample_order(SAMPLES, 3, 5, start, 10))
+    assert [part.tolist() for part in rest] == [part.tolist() for part in whole[start:]]
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    first, second, third = (part.tolist() for part in sample_order(50, 50, 0, 0, 3))
+    assert len({tuple(first), tuple(second), tuple(third), tuple(range(50))}) == 4
+    assert next(sample_order(50, 50, 1, 0, 1)).tolist() != first
+
+
+# --- moving average -----------------------------------------------------------------------------------------------
+
+
+def test_the_moving_average_is_the_formula():
+    module = nn.Linear(1, 1, bias=False)
+    values = [3.0, -1.0, 4.0, 1.0, -5.0, 9.0, 2.0, 6.0]
+    module.weight.data.fill_(values[0])
+    average = MovingAverage(module, decay=0.3)
+    expected = values[0]
+    for update, value in enumerate(values[1:], 1):
+        module.weight.data.fill_(value)
+        average.update(module)
+        decay = min(0.3, update / (update + 10))  # 1/11, 2/12, …: at the start it follows faster
+        expected = decay * expected + (1 - decay) * value
+        assert average.values["weight"].item() == pytest.approx(expected, rel=1e-6)
+    average.copy_to(module)
+    assert module.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_moving_average_is_of_trained_parameters_alone():
+    task = Regression()
+    average = MovingAverage(task, 0.9)
+    assert set(average.values) == {"network.0.weight", "network.0.bias", "network.3.weight", "network.3.bias"}
+    before = average.values["network.0.weight"].clone()
+    task.network[0].weight.data += 1
+    assert torch.equal(average.values["network.0.weight"], before), "a copy, not the parameter itself"

@@ -192,7 +192,8 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 
 def truncate(path):
-    path.write_bytes(path.read_bytes()[:40])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
 
 
 @pytest.mark.parametrize("name", ["module.safetensors", "optimizer.pt", "average.safetensors", "state.json"])

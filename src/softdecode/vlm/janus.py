@@ -42,7 +42,7 @@ class JanusTokenizer(nn.Module):
 
     @property
     def codebook(self) -> Tensor:
-        return F.normalize(self.model.quantize.embedding.weight.float(), dim=-1)
+        return F.normalize(self.model.quantize.embedding.weight.detach().float(), dim=-1)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -18,9 +18,10 @@ from softdecode.calibration import proxy_logits
 from softdecode.conditioning import condition_inputs
 from softdecode.decoder import DistributionDecoder
 from softdecode.latents import pack
-from softdecode.mapping import map_logits
+from softdecode.mapping import hard_distribution, map_logits
 from softdecode.training.features import Features
 from softdecode.training.loop import Task
+from softdecode.vlm.base import nearest_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,10 @@ def _condition_inputs(decoder: DistributionDecoder, codes: Tensor, chunk: int = 
     """What a decoder sees of encoder features [M, h, w, d]: code vectors and uncertainty, calibrated its own way."""
     parts = []
     for part in codes.split(chunk):
+        if decoder.config.mode == "hard":  # spares the mapping's work
+            tokens = nearest_tokens(part, decoder.codebook)
+            parts.append(condition_inputs(hard_distribution(tokens, decoder.codebook), decoder.codebook, "hard"))
+            continue
         similarities = proxy_logits(part.float(), decoder.codebook)
         distribution = map_logits(decoder.calibration.for_encoder(similarities), decoder.codebook)
         parts.append(condition_inputs(distribution, decoder.codebook, decoder.config.mode))

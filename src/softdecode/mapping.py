@@ -13,6 +13,7 @@ from torch import Tensor
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_tensors, write_tensors
 
+_LEAST = -80.0  # log-probabilities below are those of impossible codes
 UNCERTAINTY_FEATURES = ("top1", "margin", "head_mass", "tail_entropy")
 
 
@@ -111,10 +112,22 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1)
 
 
+def probabilities(log_probs: Tensor) -> Tensor:
+    """exp of log-probabilities; what lies below e^-80 is 0.
+
+    Such numbers change no sum in float32, but the processor's exponential is ten times slower where it underflows, and
+    most of a sharp distribution does.
+    """
+    return log_probs.clamp_min(_LEAST).exp().masked_fill_(log_probs < _LEAST, 0.0)
+
+
 def entropy(log_probs: Tensor) -> Tensor:
     """Shannon entropy in nats over the last axis: [..., V] log-probabilities to [...], in [0, log V]."""
-    finite = log_probs.clamp_min(torch.finfo(log_probs.dtype).min)  # 0·log 0 is 0
-    return (-(log_probs.exp() * finite).sum(-1)).clamp_min(0.0)
+    return _entropy(log_probs, probabilities(log_probs))
+
+
+def _entropy(log_probs: Tensor, probs: Tensor) -> Tensor:
+    return (-(probs * log_probs.clamp_min(_LEAST)).sum(-1)).clamp_min(0.0)  # 0·log 0 is 0
 
 
 def head_size(entropies: Tensor, minimum: int = 8, maximum: int = 64) -> Tensor:
@@ -139,20 +152,24 @@ def _tail_entropy(log_probs: Tensor, heads: Tensor, values: Tensor, places: Tens
     """`tail_entropy`, given the most probable codes (log-probabilities and places [..., >= heads], descending)."""
     in_head = torch.arange(values.shape[-1], device=heads.device) < heads.unsqueeze(-1)
     tail = log_probs.scatter(-1, places, values.masked_fill(in_head, -torch.inf))
-    # Renormalised in the log domain: the tail of a confident token is tiny, but has a shape all the same.
-    has_mass = tail.logsumexp(-1).exp() > 0
-    share = torch.log_softmax(tail.masked_fill(~has_mass.unsqueeze(-1), 0.0), dim=-1)
+    # Renormalised by the tail's own peak: the tail of a confident token is tiny, but has a shape all the same.
+    peak = tail.amax(-1, keepdim=True)
+    has_mass = (peak >= _LEAST).squeeze(-1)
+    relative = tail - peak.clamp_min(_LEAST)
+    weights = probabilities(relative)
+    total = weights.sum(-1).clamp_min(1.0)
+    nats = total.log() - (weights * relative.clamp_min(_LEAST)).sum(-1) / total
     count = (log_probs.shape[-1] - heads).to(log_probs.dtype)
-    normalised = entropy(share) / count.clamp_min(2).log()
+    normalised = nats / count.clamp_min(2).log()
     return torch.where(has_mass & (count > 1), normalised, 0.0).clamp(0.0, 1.0)
 
 
-def uncertainty_features(log_probs: Tensor, *, minimum_head: int = 8, maximum_head: int = 64) -> Tensor:
-    """The four features of equation 8: [..., V] log-probabilities to [..., 4] float32 in [0, 1]."""
+def uncertainty_features(log_probs: Tensor, probs: Tensor, *, minimum_head: int = 8, maximum_head: int = 64) -> Tensor:
+    """The four features of equation 8: [..., V] log-probabilities and probabilities to [..., 4] float32 in [0, 1]."""
     size = log_probs.shape[-1]
-    heads = head_size(entropy(log_probs), minimum_head, maximum_head).clamp_max(size)
+    heads = head_size(_entropy(log_probs, probs), minimum_head, maximum_head).clamp_max(size)
     values, places = log_probs.topk(min(size, max(maximum_head, 2)), dim=-1)
-    top = values.exp()
+    top = probabilities(values)
     mass = top.cumsum(-1).gather(-1, heads.unsqueeze(-1) - 1).squeeze(-1)
     second = top[..., 1] if size > 1 else torch.zeros_like(top[..., 0])
     tail = _tail_entropy(log_probs, heads, values, places)
@@ -166,7 +183,7 @@ def map_logits(
     tokens: Tensor | None = None,
     minimum_head: int = 8,
     maximum_head: int = 64,
-    chunk: int = 4096,
+    chunk: int = 256,
 ) -> TokenDistribution:
     """Map logits to expected codes and uncertainty (equations 5 to 8).
 
@@ -175,7 +192,7 @@ def map_logits(
         codebook: [V, d], L2-normalised rows.
         tokens: [B, h, w] int64, the chosen codes; the most probable ones where None.
         minimum_head, maximum_head: limits of the entropy-adaptive head K (paper: 8 and 64).
-        chunk: tokens worked on at a time, so that no more than chunk·V floats exist beside the logits.
+        chunk: tokens worked on at a time: the working memory beside the logits is some chunk·V floats.
 
     Returns:
         The distribution, in float32 on the device of the logits.
@@ -195,8 +212,9 @@ def map_logits(
     codes, features, nearest = [], [], []
     for part in logits.reshape(-1, logits.shape[-1]).split(chunk):
         log_probs = log_probabilities(part)
-        codes.append(log_probs.exp() @ table)
-        features.append(uncertainty_features(log_probs, minimum_head=minimum_head, maximum_head=maximum_head))
+        probs = probabilities(log_probs)
+        codes.append(probs @ table)
+        features.append(uncertainty_features(log_probs, probs, minimum_head=minimum_head, maximum_head=maximum_head))
         nearest.append(log_probs.argmax(-1))
     return TokenDistribution(
         tokens=torch.cat(nearest).view(grid) if tokens is None else tokens,

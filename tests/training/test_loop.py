@@ -1,5 +1,6 @@
 """The training loop: exact resumption, the schedule, data order, moving average, and what stops a run."""
 
+import itertools
 import json
 import math
 import shutil
@@ -141,6 +142,26 @@ def test_the_seed_decides_everything(tmp_path):
     assert not torch.equal(first.network[0].weight, other.network[0].weight)
 
 
+def test_every_step_has_random_numbers_of_its_own(tmp_path):
+    drawn = []
+
+    class Watched(Regression):
+        def batch(self, indices, generator):
+            drawn.append(torch.rand((), generator=generator).item())
+            return super().batch(indices, generator)
+
+        def forward(self, batch, step):
+            drawn.append(torch.rand(()).item())  # as dropout draws
+            return super().forward(batch, step)
+
+        def after_step(self, step, generator):
+            drawn.append(torch.rand((), generator=generator).item())
+
+    run(tmp_path / "first", settings(), task=Watched())
+    run(tmp_path / "other", settings(seed=1), task=Watched())
+    assert len(set(drawn)) == len(drawn) == 2 * 3 * 6
+
+
 def test_the_callers_random_state_decides_nothing(tmp_path):
     first = run(tmp_path / "first", settings())
     torch.manual_seed(1234)
@@ -270,6 +291,18 @@ def test_a_first_step_is_adamws(tmp_path):
     torch.testing.assert_close(moved, torch.full_like(moved, 0.05 / 4), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("limit", [0.01, 1e6])
+def test_gradients_are_clipped_to_their_common_length(tmp_path, limit):
+    config = settings(steps=1, max_grad_norm=limit, betas=(0.75, 0.9))
+    run(tmp_path, config)
+    moments = torch.load(tmp_path / "checkpoint" / "optimizer.pt", weights_only=True)["state"].values()
+    # After one step the first moment is (1 - beta) of the gradient that was used.
+    used = torch.cat([moment["exp_avg"].flatten() for moment in moments]).norm().item() / 0.25
+    before = log(tmp_path)[0]["grad_norm"]
+    assert before > 0.1
+    assert used == pytest.approx(min(before, limit), rel=1e-4)
+
+
 def test_bf16_means_autocast_of_the_forward_pass_and_float32_weights(tmp_path):
     kinds = []
 
@@ -365,7 +398,7 @@ def test_the_rate_warms_up_stays_and_falls_to_zero():
     rates = [config.rate_at(step) for step in range(1000)]
     np.testing.assert_allclose(rates[:100], [2.0 * (step + 1) / 100 for step in range(100)])
     assert set(rates[100:801]) == {2.0}
-    assert all(later < earlier for earlier, later in zip(rates[800:], rates[801:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[800:]))
     np.testing.assert_allclose(rates[800:], [2.0 * (1 - math.sqrt((step - 800) / 200)) for step in range(800, 1000)])
     assert 0 < rates[-1] < 0.01
 

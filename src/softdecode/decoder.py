@@ -33,7 +33,7 @@ from softdecode.seeds import image_noise
 
 TrainedPart = Literal["adapter", "attention", "all"]
 _FORMAT = "softdecode-decoder-1"
-_CODEBOOK_TOLERANCE = 1e-3  # unit vectors; other codebooks differ by about 1
+_CODEBOOK_TOLERANCE = 1e-2  # unit vectors: bfloat16 rounds by 2e-3, other codebooks differ by about 1
 
 
 @dataclass(frozen=True, kw_only=True)

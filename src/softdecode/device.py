@@ -28,7 +28,7 @@ def resolve_device(name: str | torch.device | None = None) -> torch.device:
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
             raise SoftDecodeError("device mps is not here; try --device cpu")
-    elif device.type not in ("cpu", "meta"):
+    elif device.type != "cpu":
         raise SoftDecodeError(f"device {device} is not supported; expected cpu, mps or cuda")
     return device
 

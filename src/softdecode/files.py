@@ -41,12 +41,31 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, target)
     except OSError as error:
-        raise SoftDecodeError(f"cannot write {target}: {error.strerror or error}; nothing was changed") from error
+        raise SoftDecodeError(
+            f"cannot write {target}: {error.strerror or error}; what was there is unchanged"
+        ) from error
     except SafetensorError as error:  # safetensors reports a full disk as its own error
-        raise SoftDecodeError(f"cannot write {target}: {error}; nothing was changed") from error
+        raise SoftDecodeError(f"cannot write {target}: {error}; what was there is unchanged") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_files(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder; its files move into the folder `target` only if the block succeeds.
+
+    What else lies in `target` stays. A disk that fills up midway leaves nothing behind.
+
+    Raises:
+        SoftDecodeError: the folder cannot be written to.
+    """
+    target = Path(target)
+    with _temporary_folder(target) as temporary:
+        yield temporary
+        target.mkdir(exist_ok=True)
+        for file in sorted(temporary.iterdir()):
+            os.replace(file, target / file.name)
 
 
 @contextmanager
@@ -57,16 +76,23 @@ def atomic_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         SoftDecodeError: the folder cannot be written to, or the disk is full.
     """
     target = Path(target)
+    with _temporary_folder(target) as temporary:
+        yield temporary
+        _swap(temporary, target)
+
+
+@contextmanager
+def _temporary_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target`, gone afterwards; failures to write become one line."""
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         temporary.chmod(0o755)
         yield temporary
-        _swap(temporary, target)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SoftDecodeError(f"cannot write {target}: {reason}; nothing was changed") from error
+        raise SoftDecodeError(f"cannot write {target}: {reason}; what was there is unchanged") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -89,7 +115,11 @@ def _swap(new: Path, target: Path) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 text, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
@@ -17,7 +18,13 @@ def to_unit_range(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8, rounded: [B, 3, H, W] on the CPU."""
+    """Images in [-1, 1] to uint8, rounded: [B, 3, H, W] on the CPU.
+
+    Raises:
+        SoftDecodeError: NaN or infinite pixels.
+    """
+    if not torch.isfinite(images).all():
+        raise SoftDecodeError("the decoded images hold NaN or infinity; check the model's weights and dtype")
     return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).cpu()
 
 
@@ -48,7 +55,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int], *, resize: b
     path = Path(path)
     try:
         with Image.open(path) as file:
-            image = file.convert("RGBA")
+            image = _eight_bit(ImageOps.exif_transpose(file)).convert("RGBA")
     except UnidentifiedImageError as error:
         raise SoftDecodeError(f"{path} is not a picture that can be read; expected PNG, JPEG or WebP") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -63,6 +70,13 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int], *, resize: b
             )
         image = _resize_and_crop(image, size)
     return from_pil(image)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Pictures of 16 bits a pixel, which Pillow would clip to white, scaled to 8 bits."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 def _resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -21,7 +21,7 @@ def encode_images(vae: AutoencoderKL, images: Tensor) -> Tensor:
     unit = 2 * vae_stride(vae)
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % unit or images.shape[3] % unit:
         raise SoftDecodeError(f"images must be [B, 3, H, W] with H and W multiples of {unit}, got {list(images.shape)}")
-    mean = vae.encode(images.to(vae.dtype), return_dict=False)[0].mean.to(torch.float32)
+    mean = vae.encode(images.to(vae.device, vae.dtype), return_dict=False)[0].mean.to(torch.float32)
     return (mean - (vae.config["shift_factor"] or 0.0)) * vae.config["scaling_factor"]
 
 

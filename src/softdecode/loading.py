@@ -1,16 +1,53 @@
 """Loading diffusers and transformers models strictly: a key too many, too few or of the wrong shape is an error."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
 from softdecode.errors import SoftDecodeError
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' own progress bars and reports off standard error while the block runs."""
+    bars = transformers_logging.is_progress_bar_enabled(), diffusers_logging.is_progress_bar_enabled()
+    levels = transformers_logging.get_verbosity(), diffusers_logging.get_verbosity()
+    for logging in (transformers_logging, diffusers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for logging, bar, level in zip((transformers_logging, diffusers_logging), bars, levels, strict=True):
+            logging.set_verbosity(level)
+            if bar:
+                logging.enable_progress_bar()
+
+
+def save_quietly(model: Any, folder: str | os.PathLike[str]) -> None:
+    """`model.save_pretrained(folder)` without the libraries' progress bars."""
+    with quiet_libraries():
+        model.save_pretrained(folder)
+
+
+def refuse_missing_folder(location: str | os.PathLike[str]) -> None:
+    """Refuse a path that is no folder, rather than ask the hub for it; `owner/name` may be a hub id."""
+    path = Path(location).expanduser()
+    looks_local = path.is_absolute() or str(location).startswith((".", "~")) or len(path.parts) > 2
+    if path.exists() and not path.is_dir():
+        raise SoftDecodeError(f"{location} is a file; expected a model folder")
+    if looks_local and not path.is_dir():
+        raise SoftDecodeError(f"there is no folder {location}; expected a model folder or a hub id")
 
 
 def load_pretrained(
@@ -40,12 +77,15 @@ def load_pretrained(
     arguments: dict[str, Any] = {"subfolder": subfolder, "revision": revision, "torch_dtype": dtype}
     if "transformers" in model_class.__module__:
         arguments["dtype"] = arguments.pop("torch_dtype")
+        arguments["ignore_mismatched_sizes"] = True  # then they are listed, and refused below
+    refuse_missing_folder(location)
     if Path(location).is_dir():
         arguments |= {"revision": None, "local_files_only": True}
     try:
-        model, info = model_class.from_pretrained(  # type: ignore[attr-defined]
-            str(location), output_loading_info=True, use_safetensors=True, **arguments
-        )
+        with quiet_libraries():
+            model, info = model_class.from_pretrained(  # type: ignore[attr-defined]
+                str(location), output_loading_info=True, use_safetensors=True, **arguments
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise SoftDecodeError(f"cannot load {model_class.__name__} from {where}: {reason}") from error

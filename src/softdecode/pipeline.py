@@ -116,6 +116,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         Raises:
             SoftDecodeError: an empty prompt, a wrong number of seeds, or a setting out of range.
         """
+        _check_output_type(output_type)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         seeds = list(range(seed, seed + len(prompts))) if isinstance(seed, int) else list(seed)
         steps = self.decoder.config.steps if num_inference_steps is None else num_inference_steps
@@ -167,6 +168,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         Args:
             images: RGB images of the tokenizer's size, or a tensor [B, 3, H, W] in [-1, 1].
         """
+        _check_output_type(output_type)
         batch = images if isinstance(images, Tensor) else torch.stack([from_pil(image) for image in images])
         seeds = list(range(seed, seed + len(batch))) if isinstance(seed, int) else list(seed)
         distribution = self.encode(batch)
@@ -187,13 +189,16 @@ def _override(
     )
 
 
+def _check_output_type(output_type: str) -> None:
+    if output_type not in ("pil", "pt"):
+        raise SoftDecodeError(f"unknown output type {output_type!r}; expected pil or pt")
+
+
 def _output(
     images: Tensor, vq_images: Tensor | None, distribution: TokenDistribution, output_type: str
 ) -> SoftDecodeOutput:
     if output_type == "pt":
         return SoftDecodeOutput(images=images, vq_images=vq_images, distribution=distribution)
-    if output_type != "pil":
-        raise SoftDecodeError(f"unknown output type {output_type!r}; expected pil or pt")
     return SoftDecodeOutput(
         images=to_pil(images), vq_images=None if vq_images is None else to_pil(vq_images), distribution=distribution
     )

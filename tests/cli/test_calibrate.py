@@ -66,7 +66,6 @@ def test_what_is_written(stack):
     assert entropies["residual"] == pytest.approx(entropies["encoder (calibrated)"] - entropies["VLM"])
 
 
-@pytest.mark.xfail(strict=True, reason="the help promises it")
 def test_the_table_is_written_as_text(stack):
     assert "normalised entropy" in (stack.runs / "calibration" / "table1.md").read_text()
 

@@ -168,7 +168,6 @@ def test_json_is_all_there_is_on_standard_output(stack, softdecode, tmp_path):
     assert result.said == []
 
 
-@pytest.mark.xfail(strict=True, reason="transformers' bar for loading weights")
 def test_with_json_there_are_no_bars(stack, softdecode, tmp_path):
     result = softdecode("generate", "a", *stack.models, "--json", "--output", tmp_path)
     assert result.err == ""

@@ -37,8 +37,10 @@ def network_input(extractor, images):
 
 def test_features_are_pooled_relu6_outputs(extractor, images):
     features = extractor(images)
-    assert features.shape == (5, EfficientNetLite0.num_features) and features.dtype == torch.float32
-    assert features.min() >= 0 and features.max() <= 6
+    assert features.shape == (5, EfficientNetLite0.num_features)
+    assert features.dtype == torch.float32
+    assert features.min() >= 0
+    assert features.max() <= 6
     assert features.std(dim=0).max() > 0.01
 
 

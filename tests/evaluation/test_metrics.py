@@ -176,7 +176,8 @@ def test_image_features_are_batched_in_order():
     images, extractor = random_images(7, seed=14), ChannelMeans()
     features = image_features(images, extractor, batch_size=3)
     assert torch.equal(features, images.float().mean(dim=(2, 3)))
-    assert extractor.largest == 3 and not features.is_inference()
+    assert extractor.largest == 3
+    assert not features.is_inference()
 
 
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance, compare_sets])

@@ -219,9 +219,7 @@ def truncate(path):
 
 @pytest.mark.parametrize("name", ["module.safetensors", "optimizer.pt", "average.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", [truncate, lambda path: path.unlink()], ids=["truncated", "missing"])
-def test_a_damaged_checkpoint_is_refused(tmp_path, request, name, damage):
-    if name in ("module.safetensors", "optimizer.pt") and not (name == "optimizer.pt" and damage is truncate):
-        request.applymarker(pytest.mark.xfail(strict=True, reason="SafetensorError and FileNotFoundError pass through"))
+def test_a_damaged_checkpoint_is_refused(tmp_path, name, damage):
     run(tmp_path, settings())
     damage(tmp_path / "checkpoint" / name)
     with pytest.raises(SoftDecodeError):

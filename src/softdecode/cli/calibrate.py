@@ -16,7 +16,7 @@ from softdecode.data.emoji import load_emoji
 from softdecode.data.prompts import held_in_prompts, read_prompts
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.calibration_report import profile_plot, table1
-from softdecode.files import tensor_sha256, write_json
+from softdecode.files import staged_files, tensor_sha256, write_json, write_text
 from softdecode.images import read_image, to_unit_range
 from softdecode.mapping import log_probabilities
 from softdecode.provenance import provenance
@@ -119,9 +119,11 @@ class Calibrate:
             "protocol": {**calibration.protocol, "prompts": prompts},
             "provenance": provenance(),
         }
-        calibration.save(self.output / "calibration.json")
-        profile_plot(calibration, self.output / "profile.png")
-        write_json(self.output / "result.json", result)
+        with staged_files(self.output) as folder:
+            calibration.save(folder / "calibration.json")
+            write_text(folder / "table1.md", table1(calibration, as_text=True) + "\n")
+            profile_plot(calibration, folder / "profile.png")
+            write_json(folder / "result.json", result)
         if self.json:
             print(json.dumps(result))
             return

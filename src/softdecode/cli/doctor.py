@@ -7,8 +7,11 @@ from typing import Annotated
 
 import torch
 import tyro
+from torch import nn
 
 from softdecode.cli.options import ModelOptions, parse
+from softdecode.decoder import base_location
+from softdecode.errors import SoftDecodeError
 from softdecode.files import file_sha256, tensor_sha256
 from softdecode.images import to_uint8
 from softdecode.mapping import hard_distribution
@@ -18,7 +21,7 @@ from softdecode.provenance import provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Load VLM and decoder strictly, compare their codebooks, decode one tiny picture both ways, and list hashes."""
+    """Load VLM and decoder strictly, look for NaN, compare codebooks, decode one picture both ways, and list hashes."""
 
     json: bool = False
     """Print the report as JSON."""
@@ -26,16 +29,17 @@ class Doctor:
 
     def run(self) -> None:
         pipe = self.models.load_pipeline()
+        _check_finite("VLM", pipe.vlm)
+        _check_finite("decoder", pipe.decoder)
         tokenizer = pipe.vlm.tokenizer
         codebook = tokenizer.codebook
         tokens = torch.zeros(1, *tokenizer.grid, dtype=torch.int64, device=pipe.vlm.device)
         vq = to_uint8(tokenizer.decode(tokens))
         soft = pipe.decode(hard_distribution(tokens, codebook), seeds=[0], num_inference_steps=1)
         decoder = self.models.decoder or DEFAULT_DECODER
-        folders = [decoder] + ([DEFAULT_VLM] if self.models.model is None else [])
-        files = {
-            str(path.relative_to(folder.parent)): file_sha256(path) for folder in folders for path in _weights(folder)
-        }
+        vlm = Path(self.models.model) if self.models.model is not None else DEFAULT_VLM
+        base = Path(base_location(decoder, pipe.decoder.config))
+        files = {str(path): file_sha256(path) for folder in (decoder, base, vlm) for path in _weights(folder)}
         report = {
             "command": "doctor",
             "models": self.models.settings(),
@@ -54,6 +58,14 @@ class Doctor:
         for name, value in report.items():
             print(f"{name}: {json.dumps(value)}")
         print("all weights loaded strictly; VQ and soft decoding work")
+
+
+def _check_finite(name: str, model: object) -> None:
+    """Refuse weights with NaN or infinity, which would draw black pictures."""
+    assert isinstance(model, nn.Module)
+    bad = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if bad:
+        raise SoftDecodeError(f"the {name} has NaN or infinite weights: {', '.join(bad)}; fetch it again")
 
 
 def _weights(folder: Path) -> list[Path]:

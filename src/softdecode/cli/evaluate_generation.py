@@ -32,7 +32,7 @@ class EvaluateGeneration:
     prompts: int = 1000
     """Captions to draw, in a fixed order, >= 2."""
     steps: tuple[int, ...] = ()
-    """Denoising steps, each a row; the decoders' own number where absent."""
+    """Denoising steps, each >= 1 and a row; the decoders' own number where absent."""
     seed: int = 0
     """Seed of the first prompt; the others count on from it."""
     batch_size: int = 50
@@ -43,7 +43,9 @@ class EvaluateGeneration:
     sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
 
     def run(self) -> None:
-        check_positive(batch_size=self.batch_size, prompts=self.prompts - 1, steps=min(self.steps, default=None))
+        check_positive(batch_size=self.batch_size, steps=min(self.steps, default=None))
+        if self.prompts < 2:
+            raise SoftDecodeError(f"--prompts must be at least 2, got {self.prompts}")
         if self.models.decoder is not None:
             raise SoftDecodeError("name the decoders to measure with --decoders")
         vlm = self.models.load_vlm()

@@ -29,9 +29,9 @@ class EvaluateReconstruction:
     data: Path = DEFAULT_DATA
     """Folder of the emoji data."""
     limit: int | None = None
-    """Measure only so many pictures, evenly spaced (for trying things out; the result file says so)."""
+    """Measure only so many pictures, >= 2, evenly spaced (for trying things out; the result file says so)."""
     steps: tuple[int, ...] = ()
-    """Denoising steps, each a row; the decoders' own number where absent."""
+    """Denoising steps, each >= 1 and a row; the decoders' own number where absent."""
     seed: int = 0
     """Seed of the first picture's noise; the others count on from it."""
     batch_size: int = 64

@@ -16,7 +16,7 @@ from softdecode.evaluation.extractor import EfficientNetLite0
 from softdecode.evaluation.metrics import METRICS_PROTOCOL
 from softdecode.evaluation.rows import Measurement
 from softdecode.evaluation.tables import table
-from softdecode.files import write_json
+from softdecode.files import write_json, write_text
 from softdecode.images import save_image, to_pil
 from softdecode.models import EMBEDDED
 from softdecode.provenance import provenance
@@ -25,6 +25,8 @@ from softdecode.sheet import contact_sheet
 
 def load_decoders(folders: Sequence[Path], models: ModelOptions) -> dict[str, DistributionDecoder]:
     """Decoders by their folders' names, on one base that is loaded once; the embedded ones where none are named."""
+    if not folders and not (EMBEDDED / "decoders").is_dir():
+        raise SoftDecodeError("the embedded decoders are not installed; name decoders with --decoders")
     chosen = list(folders) or sorted((EMBEDDED / "decoders").iterdir(), key=_table_order)
     device = resolve_device(models.device)
     dtype = resolve_dtype(models.dtype, device)
@@ -88,6 +90,7 @@ def write_results(
         columns = [column for column in columns if column not in ("psnr", "ssim")]
     text = table(rows, columns)
     write_json(output / "result.json", result)
+    write_text(output / "table.md", text + "\n")
     print(json.dumps(result) if as_json else text)
 
 

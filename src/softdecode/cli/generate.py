@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from PIL import Image
 
 from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse, progress_bars
 from softdecode.errors import SoftDecodeError
-from softdecode.files import write_json
+from softdecode.files import staged_files, write_json
 from softdecode.images import save_image, to_pil, to_uint8
+from softdecode.mapping import TokenDistribution, concatenate
 from softdecode.provenance import provenance
 from softdecode.sheet import contact_sheet
 from softdecode.vlm.base import check_prompts
@@ -51,7 +53,8 @@ class Generate:
         pipe = self.models.load_pipeline()
         seconds["load"] = time.perf_counter() - began
         sampling = self.sampling.over(pipe.vlm.defaults)
-        pairs = []
+        pairs: list[tuple[Image.Image, Image.Image]] = []
+        distributions: list[TokenDistribution] = []
         with progress_bars(self.json) as bars:
             for start in range(0, len(self.prompts), self.batch_size):
                 batch = slice(start, start + self.batch_size)
@@ -73,13 +76,8 @@ class Generate:
                     on_progress=lambda _stage, done, total: bars("denoising", done, total),
                 )
                 seconds["soft"] += time.perf_counter() - decoded
-                for offset, pair in enumerate(zip(to_pil(vq), to_pil(soft), strict=True)):
-                    name = f"{start + offset:03d}"
-                    distribution[[offset]].save(self.output / f"{name}.safetensors")
-                    save_image(pair[0], self.output / f"{name}-vq.png")
-                    save_image(pair[1], self.output / f"{name}-soft.png")
-                    pairs.append(pair)
-        save_image(contact_sheet(["VQ decoder", "soft decoder"], self.prompts, pairs), self.output / "comparison.png")
+                pairs += zip(to_pil(vq), to_pil(soft), strict=True)
+                distributions.append(distribution)
         usual = seconds["vlm"] + seconds["vq"]
         result = {
             "command": "generate",
@@ -95,14 +93,24 @@ class Generate:
             "decode_overhead_percent": round(100 * (seconds["vlm"] + seconds["soft"] - usual) / usual, 1),
             "provenance": provenance(),
         }
-        write_json(self.output / "result.json", result)
+        self._write(pairs, concatenate(distributions), result)
         if self.json:
             print(json.dumps(result))
         else:
             overhead = result["decode_overhead_percent"]
-            print(
-                f"wrote {len(pairs)} pairs and comparison.png to {self.output}; soft decoding took {overhead} % longer"
-            )
+            print(f"wrote {len(pairs)} pairs and comparison.png to {self.output}; decode overhead {overhead} %")
+
+    def _write(
+        self, pairs: list[tuple[Image.Image, Image.Image]], distribution: TokenDistribution, result: dict[str, object]
+    ) -> None:
+        with staged_files(self.output) as folder:
+            for place, (vq, soft) in enumerate(pairs):
+                distribution[[place]].save(folder / f"{place:03d}.safetensors")
+                save_image(vq, folder / f"{place:03d}-vq.png")
+                save_image(soft, folder / f"{place:03d}-soft.png")
+            sheet = contact_sheet(["VQ decoder", "soft decoder"], self.prompts, pairs)
+            save_image(sheet, folder / "comparison.png")
+            write_json(folder / "result.json", result)
 
 
 def main(arguments: list[str]) -> None:

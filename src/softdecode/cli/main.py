@@ -39,6 +39,10 @@ def _run(name: str, rest: list[str]) -> int:
     except SoftDecodeError as error:
         print(f"softdecode {name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"softdecode {name}: error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"softdecode {name}: interrupted", file=sys.stderr)
         return 130

@@ -1,10 +1,13 @@
 """Options and helpers that several commands share."""
 
 import contextlib
+import inspect
+import io
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tqdm import tqdm
@@ -21,7 +24,22 @@ T = TypeVar("T")
 
 def parse(command: type[T], name: str, arguments: list[str]) -> T:
     """Parse a sub-command's arguments; exits with code 2 on unknown or malformed ones."""
-    return tyro.cli(command, prog=f"softdecode {name}", description=command.__doc__, args=arguments)
+    return parse_with(command, name, arguments)
+
+
+def parse_with(command: type[T], name: str, arguments: list[str], **options: Any) -> T:
+    """tyro's parser, whose boxed reports become one line."""
+    report = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(report):
+            return tyro.cli(
+                command, prog=f"softdecode {name}", description=inspect.getdoc(command), args=arguments, **options
+            )
+    except SystemExit as ended:
+        if ended.code in (0, None):
+            raise
+        words = re.sub(r"\x1b\[[0-9;]*m|[╭─╮│╰╯]", " ", report.getvalue()).split()
+        raise SoftDecodeError(" ".join(words) or "the options could not be understood") from None
 
 
 @dataclass(frozen=True, kw_only=True)

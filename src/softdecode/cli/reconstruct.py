@@ -10,7 +10,7 @@ import tyro
 
 from softdecode.cli.options import ModelOptions, check_positive, parse, progress_bars
 from softdecode.errors import SoftDecodeError
-from softdecode.files import write_json
+from softdecode.files import staged_files, write_json
 from softdecode.images import read_image, save_image, to_pil, to_uint8
 from softdecode.provenance import provenance
 from softdecode.sheet import contact_sheet
@@ -57,16 +57,8 @@ class Reconstruct:
                 num_inference_steps=self.steps,
                 on_progress=lambda _s, d, t: bars("denoising", d, t),
             )
-        originals = to_pil(to_uint8(batch))
         assert isinstance(result.images, list)
         assert isinstance(result.vq_images, list)
-        for name, vq, soft in zip(names, result.vq_images, result.images, strict=True):
-            save_image(vq, self.output / f"{name}-vq.png")
-            save_image(soft, self.output / f"{name}-soft.png")
-        rows = list(zip(originals, result.vq_images, result.images, strict=True))
-        save_image(
-            contact_sheet(["original", "VQ decoder", "soft decoder"], names, rows), self.output / "comparison.png"
-        )
         record = {
             "command": "reconstruct",
             "images": [str(path) for path in self.images],
@@ -76,7 +68,15 @@ class Reconstruct:
             "models": self.models.settings(),
             "provenance": provenance(),
         }
-        write_json(self.output / "result.json", record)
+        rows = list(zip(to_pil(to_uint8(batch)), result.vq_images, result.images, strict=True))
+        with staged_files(self.output) as folder:
+            for name, (_original, vq, soft) in zip(names, rows, strict=True):
+                save_image(vq, folder / f"{name}-vq.png")
+                save_image(soft, folder / f"{name}-soft.png")
+            save_image(
+                contact_sheet(["original", "VQ decoder", "soft decoder"], names, rows), folder / "comparison.png"
+            )
+            write_json(folder / "result.json", record)
         print(json.dumps(record) if self.json else f"wrote {len(names)} pairs and comparison.png to {self.output}")
 
 

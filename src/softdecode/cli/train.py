@@ -7,6 +7,7 @@ from typing import Any
 import tyro
 import yaml
 
+from softdecode.cli.options import parse_with
 from softdecode.errors import SoftDecodeError
 from softdecode.training.presets import PRESETS
 
@@ -30,19 +31,18 @@ def main(arguments: list[str]) -> None:
         raise SoftDecodeError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
     default = PRESETS[preset][kind]()
     options = list(_as_options(_read_config(config))) if config else []
-    job: Any = tyro.cli(
-        type(default),
-        default=default,
-        prog=f"softdecode train {kind}",
-        description=type(default).__doc__,
-        args=[*options, *rest],
-        config=(tyro.conf.AvoidSubcommands,),
+    job = parse_with(
+        type(default), f"train {kind}", [*options, *rest], default=default, config=(tyro.conf.AvoidSubcommands,)
     )
     job.run()
 
 
 def _take(arguments: list[str], name: str) -> str | None:
-    """Remove `name VALUE` from the arguments and return the value."""
+    """Remove `name VALUE` or `name=VALUE` from the arguments and return the value."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith(f"{name}="):
+            del arguments[place]
+            return argument.partition("=")[2]
     if name not in arguments:
         return None
     place = arguments.index(name)
@@ -56,8 +56,9 @@ def _take(arguments: list[str], name: str) -> str | None:
 def _read_config(path: str) -> Mapping[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise SoftDecodeError(f"cannot read the config {path}: {error}") from error
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise SoftDecodeError(f"cannot read the config {path}: {reason}") from error
     if not isinstance(content, Mapping):
         raise SoftDecodeError(f"{path} must hold a mapping of option names to values")
     return content

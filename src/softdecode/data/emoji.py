@@ -30,6 +30,23 @@ TONES = {
     "1F3FE": "medium-dark skin tone",
     "1F3FF": "dark skin tone",
 }
+# Genders that have code points of their own: man, woman and person, boy, girl and child, and so on.
+_SAME = {
+    **dict.fromkeys(("1F468", "1F469"), "1F9D1"),
+    **dict.fromkeys(("1F466", "1F467"), "1F9D2"),
+    **dict.fromkeys(("1F474", "1F475"), "1F9D3"),
+    **dict.fromkeys(("1F934", "1FAC5"), "1F478"),
+    **dict.fromkeys(("1F930", "1FAC3"), "1FAC4"),
+    "1F936": "1F385",
+    "1F57A": "1F483",
+}
+# Emoji that are the same as a sequence of others: couples and Mx Claus.
+_SAME_WHOLE = {
+    "1F491": "1F9D1-2764-1F9D1",
+    "1F48F": "1F9D1-2764-1F48B-1F9D1",
+    **dict.fromkeys(("1F46B", "1F46C", "1F46D"), "1F9D1-1F91D-1F9D1"),
+    "1F9D1-1F384": "1F385",
+}
 TEST_PERCENT = 10  # of the families; a family's place is its hash modulo 100
 
 
@@ -79,9 +96,9 @@ def family_of(code: str) -> str:
     Man, woman and person with the same tool or hair are one family, and so are all couples of one kind.
     """
     dropped = {*TONES, "FE0F", "200D", "2640", "2642", "27A1"}
-    people = {"1F468": "1F9D1", "1F469": "1F9D1", "1F466": "1F9D2", "1F467": "1F9D2"}
-    parts = [people.get(part, part) for part in code.upper().split("-") if part not in dropped]
-    return "-".join(parts) or code.upper()
+    parts = [_SAME.get(part, part) for part in code.upper().split("-") if part not in dropped]
+    family = "-".join(parts) or code.upper()
+    return _SAME_WHOLE.get(family, family)
 
 
 def split_of(family: str) -> Split:
@@ -101,11 +118,14 @@ def load_emoji(folder: Path) -> EmojiData:
         prepare_emoji(folder)
     content = read_json(records_file)
     tensors, _ = read_tensors(images_file)
-    images = tensors["images"]
-    if len(images) != len(content["emoji"]) or tensor_sha256(images) != content["digest"]:
+    try:
+        images, digest = tensors["images"], content["digest"]
+        emoji = tuple(Emoji(**{**record, "keywords": tuple(record["keywords"])}) for record in content["emoji"])
+    except (KeyError, TypeError) as error:
+        raise SoftDecodeError(f"{records_file} is not whole ({error}); delete it and run the command again") from error
+    if len(images) != len(emoji) or tensor_sha256(images) != digest:
         raise SoftDecodeError(f"{images_file} does not match {records_file}; delete both and run the command again")
-    emoji = tuple(Emoji(**{**record, "keywords": tuple(record["keywords"])}) for record in content["emoji"])
-    return EmojiData(images=images, emoji=emoji, digest=content["digest"])
+    return EmojiData(images=images, emoji=emoji, digest=digest)
 
 
 def prepare_emoji(folder: Path) -> None:

@@ -31,6 +31,8 @@ def read_prompts(path: str | os.PathLike[str], count: int) -> list[str]:
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         prompts = [json.loads(line)["prompt"] if path.suffix == ".jsonl" else line.strip() for line in lines]
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            raise TypeError("a prompt is not a string")
     except OSError as error:
         raise SoftDecodeError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:

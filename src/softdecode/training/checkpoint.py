@@ -1,8 +1,10 @@
 """Checkpoints of a training run: trained weights, their moving average, optimiser state, step."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
@@ -57,12 +59,13 @@ def load_checkpoint(output: Path, module: nn.Module, optimizer: torch.optim.Opti
     try:
         load_model(module, str(folder / "module.safetensors"), strict=True)
         optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-    except (RuntimeError, ValueError) as error:
-        raise SoftDecodeError(f"{folder} is of another model: {error}".replace("\n", " ")) from error
+    except (RuntimeError, ValueError, OSError, EOFError, SafetensorError, UnpicklingError) as error:
+        reason = " ".join(str(error).split())
+        raise SoftDecodeError(f"{folder} is damaged or of another model: {reason}") from error
     values, _ = read_tensors(folder / "average.safetensors")
     if values.keys() != average.values.keys():
         raise SoftDecodeError(f"{folder} is of another model: its moving average has other weights")
-    average.values = values
+    average.values = {name: value.to(average.values[name].device) for name, value in values.items()}
     average.updates = state["average_updates"]
     return int(state["step"])
 

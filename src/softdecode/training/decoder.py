@@ -1,7 +1,7 @@
 """Training of decoders: rectified flow in latent space, conditioned on the encoder's proxy distributions.
 
 Several decoders can be trained together on one transformer, each with its own condition encoder. They see the same
-number of pictures with the same noise, which makes their comparison a fair one at a fraction of the cost.
+number of pictures, which makes their comparison a fair one at a fraction of the cost.
 """
 
 from collections.abc import Mapping

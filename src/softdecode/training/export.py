@@ -79,7 +79,7 @@ def model_card(runs: dict[str, Path]) -> str:
     ]
     for name, note in _NOTES.items():
         record = read_json(runs[name] / "run.json")
-        loop, revision = record["loop"], (record["provenance"]["git"] or "unknown")[:12]
+        loop, revision = record["loop"], _short(record["provenance"]["git"])
         hours = training_seconds(runs[name]) / 3600
         lines.append(
             f"| {note} | `softdecode train {name}` | {record['job'].get('samples', '–')} | {loop['batch_size']} | "
@@ -90,17 +90,16 @@ def model_card(runs: dict[str, Path]) -> str:
 
 
 def training_seconds(run: Path) -> float:
-    """Seconds spent training, from a run's log; pieces of a resumed run add up."""
-    total = 0.0
-    batch = read_json(run / "run.json")["loop"]["batch_size"]
-    before = 0
+    """Seconds spent training, from a run's log; the pieces of a resumed run add up."""
+    total = last = 0.0
+    piece = 0
     for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        step = record["step"]
-        if step > before:  # a resumed run may repeat steps after its last checkpoint
-            total += (step - before) * batch / record["samples_per_second"]
-            before = step
-    return total
+        if record["resumed_at"] != piece or record["seconds"] < last:  # the clock of a resumed run starts again
+            total += last
+            piece = record["resumed_at"]
+        last = record["seconds"]
+    return total + last
 
 
 def _with_steps(decoder: DistributionDecoder, steps: int) -> DistributionDecoder:
@@ -109,3 +108,8 @@ def _with_steps(decoder: DistributionDecoder, steps: int) -> DistributionDecoder
     )
     changed.condition = decoder.condition
     return changed
+
+
+def _short(revision: str | None) -> str:
+    """The first letters of a revision, and whether files differed from it."""
+    return "unknown" if revision is None else revision[:12] + ("-dirty" if revision.endswith("-dirty") else "")

@@ -23,8 +23,8 @@ class Features:
     """What decoder training reads instead of pictures.
 
     Attributes:
-        codes: [M, h, w, d] float32, VQ encoder features before quantisation.
-        latents: [M, C, H', W'] float32, scaled VAE latents of the same pictures.
+        codes: [M, h, w, d] bfloat16, VQ encoder features before quantisation.
+        latents: [M, C, H', W'] bfloat16, scaled VAE latents of the same pictures.
     """
 
     codes: Tensor
@@ -49,7 +49,8 @@ def encode(
     Returns:
         views·M rows; row v·M + i is view v of picture i.
     """
-    parts = [_VERSION, tensor_sha256(images), _identity(tokenizer), _identity(vae), str(views), str(seed)]
+    scale = f"{vae.config['shift_factor']} {vae.config['scaling_factor']}"
+    parts = [_VERSION, tensor_sha256(images), _identity(tokenizer), _identity(vae), scale, str(views), str(seed)]
     path = cache / f"features-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:16]}.safetensors"
     if not path.is_file():
         codes, latents = [], []

@@ -20,7 +20,7 @@ from softdecode.device import resolve_device
 from softdecode.errors import SoftDecodeError
 from softdecode.files import atomic_folder, tensor_sha256, write_json
 from softdecode.images import to_unit_range
-from softdecode.loading import load_pretrained
+from softdecode.loading import load_pretrained, save_quietly
 from softdecode.training.config import LoopConfig
 from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base
 from softdecode.training.features import encode
@@ -50,6 +50,11 @@ class Job:
     """auto, cpu, mps, cuda or cuda:N."""
     resume: bool = False
     """Go on from the checkpoint in the output folder."""
+
+    def __post_init__(self) -> None:
+        resolve_device(self.device)  # before the long work, not after it
+        if self.limit is not None and self.limit < 1:
+            raise SoftDecodeError(f"--limit must be at least 1, got {self.limit}")
 
     def emoji(self) -> EmojiData:
         data = load_emoji(self.data.expanduser()).split("train")
@@ -81,7 +86,7 @@ class TokenizerJob(Job):
         self.train(TokenizerTask(model, data.images, self.model), data)
         round_codes(model)
         with atomic_folder(self.output / "model") as folder:
-            model.cpu().save_pretrained(folder)
+            save_quietly(model.cpu(), folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +103,7 @@ class VaeJob(Job):
         self.train(VaeTask(model, data.images, self.model), data)
         set_latent_scale(model.cpu(), data.images[:: max(1, len(data) // 1024)])
         with atomic_folder(self.output / "model") as folder:
-            model.save_pretrained(folder)
+            save_quietly(model, folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +126,7 @@ class VlmJob(Job):
         tokens = encode_tokens(vlm.tokenizer, data.images)
         self.train(VlmTask(vlm, tokens.flatten(1), data.emoji, self.model), data)
         with atomic_folder(self.output / "model") as folder:
-            vlm.cpu().model.save_pretrained(folder)
+            save_quietly(vlm.cpu().model, folder)
             vlm.text_tokenizer.save_pretrained(folder)
             write_json(folder / SAMPLING_FILE, asdict(self.sampling))
 
@@ -164,6 +169,11 @@ class DecoderJob(Job):
     """The decoders' default number of denoising steps."""
 
     def run(self) -> None:
+        if self.loop.batch_size < len(VARIANTS):
+            raise SoftDecodeError(
+                f"--loop.batch-size must be at least {len(VARIANTS)}, a picture for each decoder, "
+                f"got {self.loop.batch_size}"
+            )
         data = self.emoji()
         vlm = JanusModel.from_pretrained(self.vlm)
         vae = load_pretrained(AutoencoderKL, self.vae)
@@ -174,7 +184,7 @@ class DecoderJob(Job):
         task = DecoderTask(decoders, features)
         self.train(task, data)
         with atomic_folder(self.output / "model") as folder:
-            task.base.cpu().transformer.save_pretrained(folder / "base" / "transformer")
+            save_quietly(task.base.cpu().transformer, folder / "base" / "transformer")
             shutil.copytree(self.vae, folder / "base" / "vae")
             for name, decoder in decoders.items():
                 decoder.save_pretrained(folder / "decoders" / name, _card(name, decoder), dtype=torch.float32)

@@ -95,12 +95,16 @@ def train(task: Task, config: LoopConfig, output: Path, *, job: dict[str, Any], 
             average.update(task)
             task.after_step(step, generator)
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                rate = (step + 1 - start) * config.batch_size / (time.perf_counter() - began)
-                record = {"step": step + 1, "samples_per_second": round(rate, 2), **losses}
-                print(json.dumps(record), file=log, flush=True)
+                seconds = time.perf_counter() - began
+                rate = (step + 1 - start) * config.batch_size / seconds
+                record = {"samples_per_second": round(rate, 2), **losses}
                 print(
-                    f"step {step + 1}/{config.steps} " + " ".join(f"{k} {v:.4g}" for k, v in record.items()), flush=True
+                    json.dumps({"step": step + 1, "resumed_at": start, "seconds": round(seconds, 1), **record}),
+                    file=log,
+                    flush=True,
                 )
+                shown = " ".join(f"{name} {value:.4g}" for name, value in record.items())
+                print(f"step {step + 1}/{config.steps} {shown}", flush=True)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 save_checkpoint(output, step + 1, task, optimizer, average)
     average.copy_to(task)

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
+from softdecode.errors import SoftDecodeError
 from softdecode.images import to_unit_range
 from softdecode.training.augment import augment
 from softdecode.training.loop import Task
@@ -44,6 +45,12 @@ class TokenizerConfig:
     revive_every: int = 25
     """Steps between revivals of dead codes."""
 
+    def __post_init__(self) -> None:
+        if self.base_channels < 32 or self.base_channels % 32:
+            raise SoftDecodeError(
+                f"base_channels must be a multiple of 32 (JanusVQVAE's groups), got {self.base_channels}"
+            )
+
 
 def build_tokenizer(config: TokenizerConfig, image_size: int, hidden_size: int) -> JanusVQVAE:
     """A JanusVQVAE with random weights and unit-norm codes.
@@ -74,7 +81,8 @@ def build_tokenizer(config: TokenizerConfig, image_size: int, hidden_size: int) 
 def round_codes(model: JanusVQVAE) -> None:
     """Round the codes to bfloat16 values, so that the codebook is the same in whatever dtype the model is loaded."""
     codes = model.quantize.embedding.weight
-    codes.copy_(codes.to(torch.bfloat16))
+    # Components that float16 would hold with fewer bits than bfloat16 become zero: they are next to nothing.
+    codes.copy_(codes.masked_fill(codes.abs() < 2**-14, 0.0).to(torch.bfloat16))
 
 
 class TokenizerTask(Task):

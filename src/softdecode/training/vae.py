@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from softdecode.errors import SoftDecodeError
 from softdecode.images import to_unit_range
 from softdecode.training.augment import augment
 from softdecode.training.loop import Task
@@ -25,6 +26,12 @@ class VaeConfig:
     """Groups of each GroupNorm."""
     kl_weight: float = 1e-6
     """Weight of the KL divergence to the standard normal, a sum over a picture's latents."""
+
+    def __post_init__(self) -> None:
+        if self.norm_groups < 1 or any(channels % self.norm_groups for channels in self.channels):
+            raise SoftDecodeError(
+                f"each of the channels {self.channels} must be a multiple of norm_groups={self.norm_groups}"
+            )
 
 
 def build_vae(config: VaeConfig, image_size: int) -> AutoencoderKL:

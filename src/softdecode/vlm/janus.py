@@ -115,12 +115,11 @@ class JanusModel(nn.Module):
         model = load_pretrained(JanusForConditionalGeneration, location, revision=revision, dtype=dtype)
         try:
             text_tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SoftDecodeError(
                 f"cannot load the text tokenizer of {location}: {' '.join(str(error).split())}"
             ) from error
-        settings = Path(location) / SAMPLING_FILE
-        defaults = SamplingConfig(**read_json(settings)) if settings.is_file() else None
+        defaults = _read_sampling(Path(location) / SAMPLING_FILE)
         return JanusModel(model, text_tokenizer, name=Path(location).name, defaults=defaults).to(device).eval()
 
     @property
@@ -218,3 +217,12 @@ class JanusModel(nn.Module):
                 f"the text tokenizer of {self.name} has no {name}; its tokenizer files are incomplete"
             )
         return value
+
+
+def _read_sampling(path: Path) -> SamplingConfig | None:
+    if not path.is_file():
+        return None
+    try:
+        return SamplingConfig(**read_json(path))
+    except TypeError as error:
+        raise SoftDecodeError(f"{path} does not hold sampling settings: {error}") from error

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json
+from softdecode.loading import refuse_missing_folder
 from softdecode.vlm.base import ImageTokenModel
 
 # model_type in config.json -> "module:Class" with a `from_pretrained`
@@ -29,7 +30,8 @@ def load_vlm(
     Raises:
         SoftDecodeError: nothing there, an unknown model type, or weights that do not fit.
     """
-    model_type = read_json(_config_file(location, revision)).get("model_type")
+    config = read_json(_config_file(location, revision))
+    model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type not in FAMILIES:
         raise SoftDecodeError(f"{location} is a {model_type!r} model; softdecode knows {', '.join(sorted(FAMILIES))}")
     module, _, name = FAMILIES[model_type].partition(":")
@@ -38,6 +40,7 @@ def load_vlm(
 
 
 def _config_file(location: str | os.PathLike[str], revision: str | None) -> Path:
+    refuse_missing_folder(location)
     folder = Path(location)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

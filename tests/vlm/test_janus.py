@@ -455,5 +455,5 @@ def test_a_damaged_folder_is_refused_in_one_line(copied, damage, message):
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(SoftDecodeError, match="neither a folder nor a model on the hub"):
+    with pytest.raises(SoftDecodeError, match="there is no folder"):
         load_vlm(tmp_path / "nothing" / "here")

@@ -32,6 +32,8 @@ def load_vlm(
     """
     config = read_json(_config_file(location, revision))
     model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type is None:
+        raise SoftDecodeError(f"the config.json of {location} names no model_type; it is not that of a VLM")
     if model_type not in FAMILIES:
         raise SoftDecodeError(f"{location} is a {model_type!r} model; softdecode knows {', '.join(sorted(FAMILIES))}")
     module, _, name = FAMILIES[model_type].partition(":")

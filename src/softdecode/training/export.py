@@ -12,7 +12,7 @@ from transformers import JanusForConditionalGeneration
 from softdecode.data.emoji_packages import PACKAGES
 from softdecode.decoder import DistributionDecoder
 from softdecode.files import atomic_folder, read_json
-from softdecode.loading import load_pretrained
+from softdecode.loading import load_pretrained, save_quietly
 
 _NOTES = {
     "tokenizer": "VQ tokenizer, a transformers JanusVQVAE inside the VLM",
@@ -35,13 +35,13 @@ def export_stack(
     """
     vlm, trained = runs["vlm"] / "model", runs["decoder"] / "model"
     with atomic_folder(output) as folder:
-        load_pretrained(JanusForConditionalGeneration, vlm).to(dtype).save_pretrained(folder / "vlm")
+        save_quietly(load_pretrained(JanusForConditionalGeneration, vlm, dtype=dtype), folder / "vlm")
         for extra in vlm.iterdir():
             if not (folder / "vlm" / extra.name).exists() and extra.suffix in (".json", ".jinja", ".model"):
                 shutil.copy(extra, folder / "vlm")
         for name, model_class in (("transformer", FluxTransformer2DModel), ("vae", AutoencoderKL)):
-            model = load_pretrained(model_class, trained / "base", subfolder=name)
-            model.to(dtype).save_pretrained(folder / "base" / name)
+            model = load_pretrained(model_class, trained / "base", subfolder=name, dtype=dtype)
+            save_quietly(model, folder / "base" / name)
         for source in sorted((trained / "decoders").iterdir()):
             decoder = DistributionDecoder.from_pretrained(source)
             if steps is not None:

@@ -56,6 +56,10 @@ class Job:
         if self.limit is not None and self.limit < 1:
             raise SoftDecodeError(f"--limit must be at least 1, got {self.limit}")
 
+    def run(self) -> None:
+        """Train, and write `model/` into the output folder."""
+        raise NotImplementedError
+
     def emoji(self) -> EmojiData:
         data = load_emoji(self.data.expanduser()).split("train")
         if self.limit is None:

@@ -1,6 +1,7 @@
 """Training of the latent VAE: a plain diffusers AutoencoderKL, as FLUX's, only smaller."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -71,7 +72,7 @@ class VaeTask(Task):
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         images = batch["images"]
         posterior = self.model.encode(images, return_dict=False)[0]
-        latents = posterior.mean + posterior.std * batch["noise"]
+        latents: Any = posterior.mean + posterior.std * batch["noise"]  # annotated as FloatTensor upstream
         error = self.model.decode(latents, return_dict=False)[0].float() - images
         absolute, squared = error.abs().mean(), error.square().mean()
         divergence = posterior.kl().mean()

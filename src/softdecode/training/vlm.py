@@ -6,6 +6,7 @@ understanding half (the vision tower) exists, since the class has it, and stays 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,7 @@ def train_text_tokenizer(captions: Sequence[str], vocabulary: int) -> PreTrained
 def build_vlm(config: VlmConfig, tokenizer: JanusVQVAE, text_tokenizer: PreTrainedTokenizerFast) -> JanusModel:
     """A Janus with random language weights around a trained VQ tokenizer."""
     grid = tokenizer.config.num_patches
+    special: Any = text_tokenizer  # its ids are annotated as anything at all
     model = JanusForConditionalGeneration(
         JanusConfig(
             text_config=LlamaConfig(
@@ -83,9 +85,9 @@ def build_vlm(config: VlmConfig, tokenizer: JanusVQVAE, text_tokenizer: PreTrain
                 num_attention_heads=config.heads,
                 num_key_value_heads=config.heads,
                 max_position_embeddings=512,
-                bos_token_id=text_tokenizer.bos_token_id,
-                eos_token_id=text_tokenizer.eos_token_id,
-                pad_token_id=text_tokenizer.pad_token_id,
+                bos_token_id=special.bos_token_id,
+                eos_token_id=special.eos_token_id,
+                pad_token_id=special.pad_token_id,
             ),
             vision_config=JanusVisionConfig(
                 hidden_size=32,
@@ -99,7 +101,7 @@ def build_vlm(config: VlmConfig, tokenizer: JanusVQVAE, text_tokenizer: PreTrain
                 depth=1,
             ),
             vq_config=tokenizer.config,
-            image_token_id=text_tokenizer.convert_tokens_to_ids(BEGIN_OF_IMAGE),
+            image_token_id=special.convert_tokens_to_ids(BEGIN_OF_IMAGE),
             tie_word_embeddings=False,
         )
     )

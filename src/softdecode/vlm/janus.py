@@ -7,6 +7,7 @@ both are avoided here (spec section 6).
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,8 @@ class JanusTokenizer(nn.Module):
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        return self.model.decode(tokens.flatten(1).long()).float().clamp(-1, 1)
+        flat: Any = tokens.flatten(1)  # annotated as LongTensor upstream
+        return self.model.decode(flat).float().clamp(-1, 1)
 
     @torch.no_grad()
     def decode_codes(self, codes: Tensor) -> Tensor:
@@ -171,7 +173,8 @@ class JanusModel(nn.Module):
         ids, mask = self._left_padded(rows)
         # Positions count real ids only, so that a row's numbers do not depend on its neighbours' lengths.
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        cache = StaticCache(config=self.model.config.text_config, max_cache_len=ids.shape[1] + total)
+        text_config: Any = self.model.config.text_config
+        cache = StaticCache(config=text_config, max_cache_len=ids.shape[1] + total)
         state = {"mask": mask, "position": positions[:, -1:]}
 
         def next_logits(tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
+from transformers import JanusForConditionalGeneration
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.calibration import Calibration
@@ -18,7 +19,7 @@ from softdecode.data.emoji import EmojiData, load_emoji
 from softdecode.decoder import DecoderConfig, DistributionDecoder
 from softdecode.device import resolve_device
 from softdecode.errors import SoftDecodeError
-from softdecode.files import atomic_folder, tensor_sha256, write_json
+from softdecode.files import atomic_folder, load_strictly, tensor_sha256, write_json
 from softdecode.images import to_unit_range
 from softdecode.loading import load_pretrained, save_quietly
 from softdecode.training.config import LoopConfig
@@ -50,6 +51,8 @@ class Job:
     """auto, cpu, mps, cuda or cuda:N."""
     resume: bool = False
     """Go on from the checkpoint in the output folder."""
+    initial: Path | None = None
+    """Start from the trained `model/` of another run rather than from random weights; it must have the same sizes."""
 
     def __post_init__(self) -> None:
         resolve_device(self.device)  # before the long work, not after it
@@ -87,6 +90,9 @@ class TokenizerJob(Job):
         data = self.emoji()
         torch.manual_seed(self.loop.seed)
         model = build_tokenizer(self.model, data.images.shape[-1], self.hidden_size)
+        if self.initial is not None:
+            trained = load_pretrained(JanusVQVAE, self.initial)
+            load_strictly(model.state_dict(), trained.state_dict(), str(self.initial))
         self.train(TokenizerTask(model, data.images, self.model), data)
         round_codes(model)
         with atomic_folder(self.output / "model") as folder:
@@ -104,6 +110,9 @@ class VaeJob(Job):
         data = self.emoji()
         torch.manual_seed(self.loop.seed)
         model = build_vae(self.model, data.images.shape[-1])
+        if self.initial is not None:
+            trained = load_pretrained(AutoencoderKL, self.initial)
+            load_strictly(model.state_dict(), trained.state_dict(), str(self.initial))
         self.train(VaeTask(model, data.images, self.model), data)
         set_latent_scale(model.cpu(), data.images[:: max(1, len(data) // 1024)])
         with atomic_folder(self.output / "model") as folder:
@@ -127,6 +136,11 @@ class VlmJob(Job):
         words = [text for emoji in data.emoji for text in (emoji.caption, *emoji.keywords)]
         torch.manual_seed(self.loop.seed)
         vlm = build_vlm(self.model, tokenizer, train_text_tokenizer(words, self.model.vocabulary))
+        if self.initial is not None:
+            trained = load_pretrained(JanusForConditionalGeneration, self.initial)
+            language = {name: value for name, value in trained.state_dict().items() if ".vqmodel." not in name}
+            own = {name: value for name, value in vlm.model.state_dict().items() if ".vqmodel." not in name}
+            load_strictly(own, language, str(self.initial))
         tokens = encode_tokens(vlm.tokenizer, data.images)
         self.train(VlmTask(vlm, tokens.flatten(1), data.emoji, self.model), data)
         with atomic_folder(self.output / "model") as folder:
@@ -185,6 +199,8 @@ class DecoderJob(Job):
         features = encode(data.images, vlm.tokenizer, vae, views=self.views, seed=self.loop.seed, cache=cache)
         torch.manual_seed(self.loop.seed)
         decoders = self._decoders(vlm, vae)
+        if self.initial is not None:
+            _start_from(decoders, self.initial)
         task = DecoderTask(decoders, features)
         self.train(task, data)
         with atomic_folder(self.output / "model") as folder:
@@ -225,6 +241,16 @@ def encode_tokens(tokenizer: JanusTokenizer, images: Tensor, batch_size: int = 6
     """Image tokens [M, h, w] int64 of pictures [M, 3, H, W] uint8."""
     parts = [tokenizer.features(to_unit_range(part)) for part in images.split(batch_size)]
     return torch.cat([nearest_tokens(part, tokenizer.codebook) for part in parts])
+
+
+def _start_from(decoders: Mapping[str, DistributionDecoder], initial: Path) -> None:
+    """Copy transformer and condition encoders of earlier decoders, from a run's `model/` or a shipped stack."""
+    trained = load_pretrained(FluxTransformer2DModel, initial / "base", subfolder="transformer")
+    first = next(iter(decoders.values()))
+    load_strictly(first.base.transformer.state_dict(), trained.state_dict(), str(initial / "base"))
+    for name, decoder in decoders.items():
+        earlier = DistributionDecoder.from_pretrained(initial / "decoders" / name)
+        load_strictly(decoder.condition.state_dict(), earlier.condition.state_dict(), str(initial / "decoders" / name))
 
 
 def _card(name: str, decoder: DistributionDecoder) -> str:

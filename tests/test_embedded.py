@@ -1,5 +1,7 @@
 """The embedded stack: whole, plain library classes, small enough, and one codebook."""
 
+import re
+
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import JanusForConditionalGeneration
@@ -39,3 +41,9 @@ def test_the_same_codebook_in_every_dtype():
     pipe = SoftDecodePipeline.from_pretrained(device="cpu", dtype="float32")
     half = SoftDecodePipeline.from_pretrained(device="cpu", dtype="bfloat16")
     assert torch.equal(pipe.vlm.tokenizer.codebook, half.vlm.tokenizer.codebook)
+
+
+def test_it_names_no_path_of_the_machine_that_made_it():
+    texts = [path.read_text(encoding="utf-8") for path in EMBEDDED.rglob("*") if path.suffix in (".json", ".md")]
+    assert texts
+    assert not any(re.search(r'": "(/[a-z]|[A-Z]:)', text) for text in texts)

@@ -101,4 +101,6 @@ def load_pretrained(
     ]
     if problems:
         raise SoftDecodeError(f"the weights in {where} do not fit {model_class.__name__}: {'; '.join(problems)}")
+    if hasattr(model.config, "name_or_path"):
+        model.config.name_or_path = ""  # where it was loaded from is no business of what is saved from it
     return model.eval().requires_grad_(False)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json, write_json
-from softdecode.mapping import entropy, log_probabilities
+from softdecode.mapping import TokenDistribution, entropy, log_probabilities, map_logits
 from softdecode.statistics import TokenStatistics, statistics
 
 _FORMAT = "softdecode-calibration-1"
@@ -98,6 +98,11 @@ class Calibration:
             return Calibration(**{name.name: content.pop(name.name) for name in fields(Calibration)}, **content)
         except (KeyError, TypeError) as error:
             raise SoftDecodeError(f"{path} is not a whole calibration file ({error}); fit it again") from error
+
+
+def proxy_distribution(features: Tensor, codebook: Tensor, calibration: Calibration) -> TokenDistribution:
+    """The distribution that decoders are trained on: calibrated cosines of encoder features [B, h, w, d], mapped."""
+    return map_logits(calibration.for_encoder(proxy_logits(features, codebook)), codebook)
 
 
 def smooth(log_probs: Tensor, epsilon: float) -> Tensor:

@@ -46,3 +46,11 @@ def resolve_dtype(name: str | torch.dtype | None, device: torch.device) -> torch
     if name not in _DTYPES:
         raise SoftDecodeError(f"unknown dtype {name!r}; expected auto, {', '.join(_DTYPES)}")
     return _DTYPES[name]
+
+
+def resolve_placement(
+    device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> tuple[torch.device, torch.dtype]:
+    """`resolve_device`, and `resolve_dtype` on that device."""
+    where = resolve_device(device)
+    return where, resolve_dtype(dtype, where)

@@ -12,12 +12,12 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from softdecode.calibration import proxy_logits
+from softdecode.calibration import proxy_distribution
 from softdecode.decoder import DistributionDecoder
-from softdecode.device import resolve_device, resolve_dtype
+from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
 from softdecode.images import from_pil, to_pil, to_uint8
-from softdecode.mapping import TokenDistribution, map_logits
+from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import ImageTokenModel, SamplingConfig
 from softdecode.vlm.registry import load_vlm
 
@@ -82,7 +82,7 @@ class SoftDecodePipeline(DiffusionPipeline):
 
         if vlm is None and decoder is not None and Path(decoder).resolve() not in _embedded_decoders():
             raise SoftDecodeError(f"name the VLM that the decoder {decoder} belongs to")
-        where, kind = _placement(device, dtype)
+        where, kind = resolve_placement(device, dtype)
         if vlm is None or isinstance(vlm, str | os.PathLike):
             vlm = load_vlm(DEFAULT_VLM if vlm is None else vlm, device=where, dtype=kind)
         folder = DEFAULT_DECODER if decoder is None else decoder
@@ -149,9 +149,8 @@ class SoftDecodePipeline(DiffusionPipeline):
     @torch.no_grad()
     def encode(self, images: Tensor) -> TokenDistribution:
         """The calibrated proxy distribution of images [B, 3, H, W] in [-1, 1], as in training."""
-        codebook = self.vlm.tokenizer.codebook
-        similarities = proxy_logits(self.vlm.tokenizer.features(images), codebook)
-        return map_logits(self.decoder.calibration.for_encoder(similarities), codebook)
+        tokenizer = self.vlm.tokenizer
+        return proxy_distribution(tokenizer.features(images), tokenizer.codebook, self.decoder.calibration)
 
     @torch.no_grad()
     def reconstruct(
@@ -202,11 +201,6 @@ def _output(
     return SoftDecodeOutput(
         images=to_pil(images), vq_images=None if vq_images is None else to_pil(vq_images), distribution=distribution
     )
-
-
-def _placement(device: str | torch.device | None, dtype: str | torch.dtype | None) -> tuple[torch.device, torch.dtype]:
-    where = resolve_device(device)
-    return where, resolve_dtype(dtype, where)
 
 
 def _embedded_decoders() -> set[Path]:

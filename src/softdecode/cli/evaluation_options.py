@@ -10,7 +10,7 @@ import torch
 from softdecode.base import FluxBase
 from softdecode.cli.options import ModelOptions
 from softdecode.decoder import DistributionDecoder, base_location, read_config
-from softdecode.device import resolve_device, resolve_dtype
+from softdecode.device import resolve_device, resolve_placement
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.extractor import EfficientNetLite0
 from softdecode.evaluation.metrics import METRICS_PROTOCOL
@@ -28,8 +28,7 @@ def load_decoders(folders: Sequence[Path], models: ModelOptions) -> dict[str, Di
     if not folders and not (EMBEDDED / "decoders").is_dir():
         raise SoftDecodeError("the embedded decoders are not installed; name decoders with --decoders")
     chosen = list(folders) or sorted((EMBEDDED / "decoders").iterdir(), key=_table_order)
-    device = resolve_device(models.device)
-    dtype = resolve_dtype(models.dtype, device)
+    device, dtype = resolve_placement(models.device, models.dtype)
     bases: dict[tuple[str, str | None], FluxBase] = {}
     decoders = {}
     for folder in chosen:

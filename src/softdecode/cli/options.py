@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tqdm import tqdm
 
-from softdecode.device import resolve_device, resolve_dtype
+from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
 from softdecode.models import DEFAULT_DECODER, DEFAULT_VLM
 from softdecode.pipeline import SoftDecodePipeline
@@ -56,8 +56,8 @@ class ModelOptions:
     """auto (bfloat16 on CUDA, float32 elsewhere), float32, bfloat16 or float16."""
 
     def load_vlm(self) -> ImageTokenModel:
-        device = resolve_device(self.device)
-        return load_vlm(self.model or DEFAULT_VLM, device=device, dtype=resolve_dtype(self.dtype, device))
+        device, dtype = resolve_placement(self.device, self.dtype)
+        return load_vlm(self.model or DEFAULT_VLM, device=device, dtype=dtype)
 
     def load_pipeline(self) -> SoftDecodePipeline:
         if self.model is not None and self.decoder is None:

@@ -66,19 +66,8 @@ def evaluate_generation(
     measurement.add("vq", "tokens", rates.tokens, lambda part: tokenizer.decode(drawn.tokens[part]))
     measurement.add("vq-soft", "expected codes", rates.codes, lambda part: tokenizer.decode_codes(drawn.codes[part]))
     for name, decoder in decoders.items():
-        condition, bits = rates.seen_by(decoder)
-        belief = beliefs[decoder.calibration.epsilon]
-        for count in steps:
-
-            def decode(
-                part: slice,
-                decoder: DistributionDecoder = decoder,
-                belief: TokenDistribution = belief,
-                count: int = count,
-            ) -> Tensor:
-                return decoder.denoise(belief[part], seeds=range(seed + part.start, seed + part.stop), steps=count)
-
-            measurement.add(name, condition, bits, decode, steps=count)
+        belief = beliefs[decoder.calibration.epsilon].__getitem__
+        measurement.add_decoder(name, decoder, belief, rates=rates, steps=steps, seed=seed)
     return measurement, seconds
 
 

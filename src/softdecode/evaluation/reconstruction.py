@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from softdecode.calibration import Calibration, proxy_logits
+from softdecode.calibration import Calibration, proxy_distribution
 from softdecode.decoder import DistributionDecoder
 from softdecode.evaluation.rows import BitRates, Measurement, Progress
 from softdecode.images import to_unit_range
 from softdecode.latents import decode_latents, encode_images
-from softdecode.mapping import TokenDistribution, map_logits
+from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import ImageTokenizer, nearest_tokens
 
 
@@ -75,18 +75,9 @@ def evaluate_reconstruction(
         lambda part: tokenizer.decode_codes(proxy_distribution(features[part], codebook, calibration).codes),
     )
     for name, decoder in decoders.items():
-        condition, bits = rates.seen_by(decoder)
-        for count in steps:
 
-            def decode(part: slice, decoder: DistributionDecoder = decoder, count: int = count) -> Tensor:
-                distribution = proxy_distribution(features[part], codebook, decoder.calibration)
-                seeds = range(seed + part.start, seed + part.stop)
-                return decoder.denoise(distribution, seeds=seeds, steps=count)
+        def belief(part: slice, calibration: Calibration = decoder.calibration) -> TokenDistribution:
+            return proxy_distribution(features[part], codebook, calibration)
 
-            measurement.add(name, condition, bits, decode, steps=count)
+        measurement.add_decoder(name, decoder, belief, rates=rates, steps=steps, seed=seed)
     return measurement
-
-
-def proxy_distribution(features: Tensor, codebook: Tensor, calibration: Calibration) -> TokenDistribution:
-    """The distribution that decoders are trained on: calibrated cosines of encoder features [B, h, w, d], mapped."""
-    return map_logits(calibration.for_encoder(proxy_logits(features, codebook)), codebook)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from softdecode.decoder import DistributionDecoder
 from softdecode.evaluation.metrics import compare_sets, image_features, psnr, ssim
 from softdecode.images import to_uint8
+from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import ImageTokenizer
 
 Progress = Callable[[str, int, int], None]
@@ -99,6 +100,25 @@ class Measurement:
                 seconds=seconds,
             )
         )
+
+    def add_decoder(
+        self,
+        name: str,
+        decoder: DistributionDecoder,
+        belief: Callable[[slice], TokenDistribution],
+        *,
+        rates: "BitRates",
+        steps: Sequence[int],
+        seed: int,
+    ) -> None:
+        """Add a row of a soft decoder for each number of steps; picture i has the noise of seed `seed` + i."""
+        condition, bits = rates.seen_by(decoder)
+        for count in steps:
+
+            def decode(part: slice, count: int = count) -> Tensor:
+                return decoder.denoise(belief(part), seeds=range(seed + part.start, seed + part.stop), steps=count)
+
+            self.add(name, condition, bits, decode, steps=count)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from softdecode import flow
 from softdecode.base import FluxBase
-from softdecode.calibration import proxy_logits
+from softdecode.calibration import proxy_distribution
 from softdecode.conditioning import condition_inputs
 from softdecode.decoder import DistributionDecoder
 from softdecode.latents import pack
-from softdecode.mapping import hard_distribution, map_logits
+from softdecode.mapping import hard_distribution
 from softdecode.training.features import Features
 from softdecode.training.loop import Task
 from softdecode.vlm.base import nearest_tokens
@@ -119,7 +119,6 @@ def _condition_inputs(decoder: DistributionDecoder, codes: Tensor, chunk: int = 
             tokens = nearest_tokens(part, decoder.codebook)
             parts.append(condition_inputs(hard_distribution(tokens, decoder.codebook), decoder.codebook, "hard"))
             continue
-        similarities = proxy_logits(part.float(), decoder.codebook)
-        distribution = map_logits(decoder.calibration.for_encoder(similarities), decoder.codebook)
+        distribution = proxy_distribution(part, decoder.codebook, decoder.calibration)
         parts.append(condition_inputs(distribution, decoder.codebook, decoder.config.mode))
     return torch.cat([vectors for vectors, _ in parts]), torch.cat([uncertainty for _, uncertainty in parts])

@@ -1,0 +1,46 @@
+"""What the jobs share. The jobs themselves run in tests/cli, one after the other."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from softdecode.data.emoji import Emoji
+from softdecode.files import tensor_sha256, write_json, write_tensors
+from softdecode.training.jobs import Job
+from softdecode.training.jobs.job import _plain
+from softdecode.training.presets import PRESETS
+
+
+@pytest.fixture
+def data_folder(tmp_path, make_pictures):
+    """Five pictures, the second and fourth of the test split."""
+    images = make_pictures(5, 16)
+    emoji = [
+        Emoji(
+            style="noto", code=str(place), label=f"thing {place}", keywords=("a", "b"), family=str(place), split=split
+        )
+        for place, split in enumerate(("train", "test", "train", "test", "train"))
+    ]
+    write_tensors(tmp_path / "emoji.safetensors", {"images": images})
+    content = {"digest": tensor_sha256(images), "emoji": [dataclasses.asdict(record) for record in emoji]}
+    write_json(tmp_path / "emoji.json", content)
+    return tmp_path
+
+
+@pytest.mark.parametrize("limit", [None, 2, 10])
+def test_jobs_train_on_the_train_split(data_folder, limit, make_pictures):
+    data = Job(output=data_folder / "run", loop=PRESETS["tiny"]["vae"]().loop, data=data_folder, limit=limit).emoji()
+    expected = [0, 2, 4][:limit]
+    assert [emoji.label for emoji in data.emoji] == [f"thing {place}" for place in expected]
+    assert torch.equal(data.images, make_pictures(5, 16)[expected])
+    assert data.digest == tensor_sha256(make_pictures(5, 16)), "the identity is that of the whole data"
+
+
+def test_settings_become_plain_json():
+    settings = {"output": Path("runs/x"), "betas": (0.9, 0.99), "nested": [{"path": Path("a")}], "n": 1, "none": None}
+    expected = {"output": "runs/x", "betas": [0.9, 0.99], "nested": [{"path": "a"}], "n": 1, "none": None}
+    assert _plain(settings) == expected
+    assert json.loads(json.dumps(_plain(settings))) == expected

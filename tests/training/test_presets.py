@@ -1,0 +1,27 @@
+import pytest
+
+from softdecode.training.jobs import VARIANTS
+from softdecode.training.presets import PRESETS
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_jobs_of_a_preset_fit_together(preset):
+    tokenizer, vae, vlm, decoder = (PRESETS[preset][name]() for name in ("tokenizer", "vae", "vlm", "decoder"))
+    assert vlm.tokenizer == tokenizer.output / "model"
+    assert decoder.vlm == vlm.output / "model"
+    assert decoder.vae == vae.output / "model"
+    assert tokenizer.hidden_size == vlm.model.hidden_size
+    assert len({job.output for job in (tokenizer, vae, vlm, decoder)}) == 4
+    # One latent token for each VQ token: the condition needs no interpolation (spec section 3).
+    assert 2 ** (len(tokenizer.model.channel_multiplier) - 1) == 2 * 2 ** (len(vae.model.channels) - 1)
+    assert decoder.transformer.head_dim % 8 == 0
+    assert decoder.hidden_channels % 8 == 0
+    # Each variant gets pictures of every batch.
+    assert decoder.loop.batch_size >= len(VARIANTS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_made_anew(preset):
+    for make in PRESETS[preset].values():
+        assert make() == make()
+        assert make() is not make()

@@ -141,6 +141,28 @@ def test_where_grids_differ_the_inputs_are_interpolated_bilinearly(grid, encoder
         np.testing.assert_allclose(found[place], numpy_condition(encoder, *resized), rtol=0, atol=1e-4)
 
 
+def test_a_draft_is_projected_and_added(encoder):
+    codes, uncertainty = random_inputs()
+    draft = torch.randn(2, 12, 6, generator=torch.Generator().manual_seed(4))
+    drafted = ConditionEncoder(4, HIDDEN, WIDTH, draft_channels=6)
+    drafted.load_state_dict({**drafted.state_dict(), **encoder.state_dict()})
+    plain = encoder(codes, uncertainty, (3, 4))
+    assert torch.equal(drafted(codes, uncertainty, (3, 4), draft), plain), "before training it changes nothing"
+    drafted(codes, uncertainty, (3, 4), draft).sum().backward()
+    assert (drafted.draft.weight.grad.abs() > 0).all()
+    weight = torch.randn(WIDTH, 6, generator=torch.Generator().manual_seed(5))
+    drafted.draft.weight.data.copy_(weight)
+    torch.testing.assert_close(drafted(codes, uncertainty, (3, 4), draft), plain + draft @ weight.T)
+
+
+def test_a_missing_draft_and_one_too_many_are_refused(encoder):
+    draft = torch.zeros(2, 12, 6)
+    with pytest.raises(SoftDecodeError, match="no use for a draft"):
+        encoder(*random_inputs(), (3, 4), draft)
+    with pytest.raises(SoftDecodeError, match="give it as the draft"):
+        ConditionEncoder(4, HIDDEN, WIDTH, draft_channels=6)(*random_inputs(), (3, 4))
+
+
 def test_images_do_not_influence_each_other(encoder):
     codes, uncertainty = random_inputs(batch=3)
     together = encoder(codes, uncertainty, (3, 4))

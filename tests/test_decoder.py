@@ -8,10 +8,11 @@ import torch
 
 from softdecode import flow
 from softdecode.calibration import Calibration
+from softdecode.conditioning import condition_inputs
 from softdecode.decoder import DecoderConfig, DistributionDecoder, is_trained, read_config
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_tensors, tensor_sha256, write_tensors
-from softdecode.latents import decode_latents, unpack
+from softdecode.latents import decode_latents, encode_images, pack, unpack
 from softdecode.seeds import image_noise
 
 GRID = (4, 4)
@@ -164,6 +165,50 @@ def test_less_than_one_step_is_refused(steps, make_decoder, distribution):
 def test_a_wrong_number_of_seeds_is_refused(seeds, make_decoder, distribution):
     with pytest.raises(SoftDecodeError, match=f"3 images need as many decoder seeds, got {len(seeds)}"):
         make_decoder().denoise(distribution, seeds=seeds)
+
+
+# --- the draft ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def draft():
+    return torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(6))
+
+
+def test_a_draft_is_seen_as_its_packed_latents(make_decoder, distribution, draft):
+    decoder = make_decoder(draft=True)
+    codes, uncertainty = condition_inputs(distribution, decoder.codebook, "soft")
+    latents = pack(encode_images(decoder.base.vae, draft.float() / 127.5 - 1))
+    expected = decoder.condition(codes, uncertainty, GRID, latents)
+    torch.testing.assert_close(decoder.condition_tokens(distribution, draft), expected, rtol=0, atol=1e-5)
+    other = decoder.condition_tokens(distribution, 255 - draft)
+    assert (other - expected).abs().max() > 1e-2
+
+
+def test_with_a_draft_too_an_image_depends_on_its_own_inputs_only(make_decoder, distribution, draft):
+    decoder = make_decoder(draft=True)
+    together = decoder.denoise(distribution, seeds=[1, 2, 3], draft=draft)
+    for place in (2, 0, 1):
+        part = slice(place, place + 1)
+        alone = decoder.denoise(distribution[part], seeds=[place + 1], draft=draft[part])
+        torch.testing.assert_close(alone[0], together[place], rtol=0, atol=1e-4)
+
+
+def test_a_missing_draft_and_one_too_many_are_refused(make_decoder, distribution, draft):
+    with pytest.raises(SoftDecodeError, match="give it as the draft"):
+        make_decoder(draft=True).denoise(distribution, seeds=[1, 2, 3])
+    with pytest.raises(SoftDecodeError, match="no use for a draft"):
+        make_decoder().denoise(distribution, seeds=[1, 2, 3], draft=draft)
+
+
+def test_a_decoder_with_a_draft_is_read_back(make_decoder, distribution, draft, tmp_path):
+    decoder = make_decoder(draft=True)
+    decoder.save_pretrained(tmp_path / "decoder", "card", dtype=torch.float32)
+    loaded = DistributionDecoder.from_pretrained(tmp_path / "decoder", base=decoder.base)
+    assert loaded.config.draft
+    seeds = [1, 2, 3]
+    found, expected = (d.denoise(distribution, seeds=seeds, draft=draft) for d in (loaded, decoder))
+    assert torch.equal(found, expected)
 
 
 # --- the codebook -------------------------------------------------------------------------------------------------

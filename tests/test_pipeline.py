@@ -35,7 +35,7 @@ def build_model(seed=0, rounded=True):
     return vlm
 
 
-def build_decoder(vlm, base, mode="joint", **calibration):
+def build_decoder(vlm, base, mode="joint", draft=False, **calibration):
     codebook = vlm.tokenizer.codebook
     config = DecoderConfig(
         mode=mode,
@@ -47,11 +47,14 @@ def build_decoder(vlm, base, mode="joint", **calibration):
         codebook_sha256=tensor_sha256(codebook),
         vlm="tiny",
         steps=2,
+        draft=draft,
     )
     with torch.random.fork_rng():
         torch.manual_seed(1)
         decoder = DistributionDecoder(config, base, codebook, Calibration(kappa=9.0, **calibration))
         decoder.condition.projection.weight.data.normal_(std=0.5)
+        if draft:
+            decoder.condition.draft.weight.data.normal_(std=0.5)
     return decoder.eval().requires_grad_(False)
 
 
@@ -261,3 +264,22 @@ def test_a_decoder_of_ones_own_needs_its_vlm_named(folders, monkeypatch, tmp_pat
 def test_a_device_that_is_not_there_is_refused_before_loading(folders):
     with pytest.raises(SoftDecodeError, match="unknown device 'tpu'"):
         SoftDecodePipeline.from_pretrained(folders / "nothing", vlm=folders / "nothing", device="tpu")
+
+
+# --- the draft ----------------------------------------------------------------------------------------------------
+
+
+def test_the_draft_is_the_vq_decoders_picture_everywhere(vlm, make_base, images):
+    pipe = SoftDecodePipeline(vlm, build_decoder(vlm, make_base(), draft=True))
+    found = pipe(PROMPTS, seed=4, output_type="pt")
+    assert found.vq_images is None, "it was not asked for"
+    vq = to_uint8(vlm.tokenizer.decode(found.distribution.tokens))
+    assert torch.equal(pipe.decode_vq(found.distribution), vq)
+    expected = to_uint8(pipe.decoder.denoise(found.distribution, seeds=[4, 5], draft=vq))
+    assert torch.equal(found.images, expected)
+    assert torch.equal(pipe.decode(found.distribution, seeds=[4, 5]), expected)
+    other = pipe.decode(found.distribution, seeds=[4, 5], vq_images=255 - vq)
+    assert not torch.equal(other, expected)
+    again = pipe.reconstruct(images, seed=6, output_type="pt")
+    expected = pipe.decoder.denoise(pipe.encode(images), seeds=[6, 7, 8], draft=again.vq_images)
+    assert torch.equal(again.images, to_uint8(expected))

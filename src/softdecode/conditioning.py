@@ -63,9 +63,11 @@ class ConditionEncoder(nn.Module):
         code_channels: d, or 2d for the mode joint.
         hidden_channels: d_h, a multiple of 8 (GroupNorm's groups).
         token_dim: width D of the transformer.
+        draft_channels: channels 4C of a draft's packed latents, 0 where there is no draft (spec section 3, beyond the
+            paper: the VQ decoder's picture as a further condition, projected and added, zero-initialised like W_c).
     """
 
-    def __init__(self, code_channels: int, hidden_channels: int, token_dim: int) -> None:
+    def __init__(self, code_channels: int, hidden_channels: int, token_dim: int, draft_channels: int = 0) -> None:
         super().__init__()
         self.linear = nn.Linear(code_channels, hidden_channels)
         self.conv = nn.Conv2d(hidden_channels, hidden_channels, 3, padding=1)
@@ -73,8 +75,11 @@ class ConditionEncoder(nn.Module):
         self.projection = nn.Linear(hidden_channels + len(UNCERTAINTY_FEATURES), token_dim)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
+        self.draft = nn.Linear(draft_channels, token_dim, bias=False) if draft_channels else None
+        if self.draft is not None:
+            nn.init.zeros_(self.draft.weight)
 
-    def forward(self, codes: Tensor, uncertainty: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, codes: Tensor, uncertainty: Tensor, grid: tuple[int, int], draft: Tensor | None = None) -> Tensor:
         """Condition tokens [B, H·W, D] on the transformer's token grid.
 
         Args:
@@ -82,12 +87,24 @@ class ConditionEncoder(nn.Module):
             uncertainty: [B, h, w, 4].
             grid: the transformer's token grid (H, W); where it differs from (h, w), both inputs are interpolated
                 bilinearly (spec section 3).
+            draft: [B, H·W, draft_channels], the packed latents of the VQ decoder's picture; given exactly where
+                the encoder has channels for it.
+
+        Raises:
+            SoftDecodeError: a draft is missing, or given to an encoder without one.
         """
+        if (draft is None) != (self.draft is None):
+            raise SoftDecodeError(
+                "this decoder has no use for a draft"
+                if self.draft is None
+                else "this decoder also sees the VQ decoder's picture; give it as the draft"
+            )
         dtype = self.linear.weight.dtype
         hidden = self.linear(codes.to(dtype)).permute(0, 3, 1, 2)
         hidden = F.silu(self.norm(self.conv(_resize(hidden, grid))))
         features = torch.cat([hidden, _resize(uncertainty.to(hidden.dtype).permute(0, 3, 1, 2), grid)], dim=1)
-        return self.projection(features.flatten(2).transpose(1, 2))
+        tokens = self.projection(features.flatten(2).transpose(1, 2))
+        return tokens if self.draft is None or draft is None else tokens + self.draft(draft.to(dtype))
 
 
 def _resize(grid_features: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -27,7 +27,8 @@ from softdecode.files import (
     write_json,
     write_tensors,
 )
-from softdecode.latents import decode_latents, pack, unpack
+from softdecode.images import to_unit_range
+from softdecode.latents import decode_latents, encode_images, pack, unpack
 from softdecode.mapping import TokenDistribution
 from softdecode.seeds import image_noise
 
@@ -51,6 +52,8 @@ class DecoderConfig:
         codebook_sha256: identity of the codebook it was trained for.
         vlm: the VLM that codebook belongs to, for messages.
         steps: denoising steps used where none are asked for.
+        draft: whether it also sees the picture that the VQ decoder makes of the chosen tokens (spec section 3, beyond
+            the paper).
     """
 
     mode: ConditioningMode
@@ -63,6 +66,7 @@ class DecoderConfig:
     codebook_sha256: str
     vlm: str
     steps: int = 30
+    draft: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(ConditioningMode) or self.trained not in get_args(TrainedPart):
@@ -92,7 +96,8 @@ class DistributionDecoder(nn.Module):
         self.calibration = calibration
         self.token_grid = base.token_grid(config.image_size)
         code_channels = config.code_dim * (2 if config.mode == "joint" else 1)
-        self.condition = ConditionEncoder(code_channels, config.hidden_channels, base.token_dim)
+        draft_channels = 4 * base.vae.config["latent_channels"] if config.draft else 0
+        self.condition = ConditionEncoder(code_channels, config.hidden_channels, base.token_dim, draft_channels)
         self.register_buffer("codebook", codebook.to(torch.float32), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DistributionDecoder":
@@ -110,10 +115,11 @@ class DistributionDecoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.condition.linear.weight.dtype
 
-    def condition_tokens(self, distribution: TokenDistribution) -> Tensor:
-        """The condition [B, N, D] of a distribution on this decoder's device."""
+    def condition_tokens(self, distribution: TokenDistribution, draft: Tensor | None = None) -> Tensor:
+        """The condition [B, N, D] of a distribution on this decoder's device; for the draft see `denoise`."""
         codes, uncertainty = condition_inputs(distribution, self.codebook, self.config.mode)
-        return self.condition(codes, uncertainty, self.token_grid)
+        packed = None if draft is None else pack(encode_images(self.base.vae, to_unit_range(draft).to(self.device)))
+        return self.condition(codes, uncertainty, self.token_grid, packed)
 
     @torch.no_grad()
     def denoise(
@@ -121,6 +127,7 @@ class DistributionDecoder(nn.Module):
         distribution: TokenDistribution,
         *,
         seeds: Sequence[int],
+        draft: Tensor | None = None,
         steps: int | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> Tensor:
@@ -129,6 +136,8 @@ class DistributionDecoder(nn.Module):
         Args:
             distribution: B images.
             seeds: B seeds of the initial noise; the same seed and distribution give the same image in any batch.
+            draft: [B, 3, H, W] uint8, the VQ decoder's pictures of the chosen tokens; for decoders whose config says
+                that they see a draft, and only for them.
             steps: Euler steps, >= 1; the config's where None.
             on_step: called after each step with (done, total).
 
@@ -136,12 +145,12 @@ class DistributionDecoder(nn.Module):
             [B, 3, H, W] float32 in [-1, 1].
 
         Raises:
-            SoftDecodeError: steps < 1, or a number of seeds that is not B.
+            SoftDecodeError: steps < 1, a number of seeds that is not B, or a draft missing or not asked for.
         """
         if len(seeds) != len(distribution):
             raise SoftDecodeError(f"{len(distribution)} images need as many decoder seeds, got {len(seeds)}")
         times = flow.sampling_times(self.config.steps if steps is None else steps, self.flow_shift)
-        condition = self.condition_tokens(distribution.to(self.device))
+        condition = self.condition_tokens(distribution.to(self.device), draft)
         channels = self.base.vae.config["latent_channels"]
         rows, columns = self.token_grid
         noise = pack(image_noise(seeds, (channels, 2 * rows, 2 * columns), "decoder")).to(self.device)

@@ -129,9 +129,16 @@ class SoftDecodePipeline(DiffusionPipeline):
             calibration=self.decoder.calibration,
             on_token=on_progress and (lambda done, total: on_progress("vlm", done, total)),
         )
-        images = self.decode(distribution, seeds=seeds, num_inference_steps=steps, on_progress=on_progress)
-        vq_images = to_uint8(self.vlm.tokenizer.decode(distribution.tokens)) if return_vq else None
-        return _output(images, vq_images, distribution, output_type)
+        vq_images = self.decode_vq(distribution) if return_vq or self.decoder.config.draft else None
+        images = self.decode(
+            distribution, seeds=seeds, vq_images=vq_images, num_inference_steps=steps, on_progress=on_progress
+        )
+        return _output(images, vq_images if return_vq else None, distribution, output_type)
+
+    @torch.no_grad()
+    def decode_vq(self, distribution: TokenDistribution) -> Tensor:
+        """The fast path: the VLM's own VQ decoder on the chosen tokens, to uint8 images [B, 3, H, W]."""
+        return to_uint8(self.vlm.tokenizer.decode(distribution.tokens))
 
     @torch.no_grad()
     def decode(
@@ -139,12 +146,27 @@ class SoftDecodePipeline(DiffusionPipeline):
         distribution: TokenDistribution,
         *,
         seeds: Sequence[int],
+        vq_images: Tensor | None = None,
         num_inference_steps: int | None = None,
         on_progress: Progress | None = None,
     ) -> Tensor:
-        """Decode distributions, sampled now or loaded from a file, to uint8 images [B, 3, H, W]."""
+        """Decode distributions, sampled now or loaded from a file, to uint8 images [B, 3, H, W].
+
+        Args:
+            distribution: B images.
+            seeds: B seeds of the decoder's noise.
+            vq_images: what `decode_vq` makes of the distribution, where it is at hand; decoders that see it as a draft
+                have it made otherwise.
+            num_inference_steps: denoising steps; the decoder's own number where None.
+            on_progress: called with ("denoise", done, total).
+        """
+        draft = None
+        if self.decoder.config.draft:
+            draft = self.decode_vq(distribution) if vq_images is None else vq_images
         report = on_progress and (lambda done, total: on_progress("denoise", done, total))
-        return to_uint8(self.decoder.denoise(distribution, seeds=seeds, steps=num_inference_steps, on_step=report))
+        return to_uint8(
+            self.decoder.denoise(distribution, seeds=seeds, draft=draft, steps=num_inference_steps, on_step=report)
+        )
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> TokenDistribution:
@@ -171,10 +193,14 @@ class SoftDecodePipeline(DiffusionPipeline):
         batch = images if isinstance(images, Tensor) else torch.stack([from_pil(image) for image in images])
         seeds = list(range(seed, seed + len(batch))) if isinstance(seed, int) else list(seed)
         distribution = self.encode(batch)
+        vq_images = self.decode_vq(distribution)
         decoded = self.decode(
-            distribution, seeds=seeds, num_inference_steps=num_inference_steps, on_progress=on_progress
+            distribution,
+            seeds=seeds,
+            vq_images=vq_images,
+            num_inference_steps=num_inference_steps,
+            on_progress=on_progress,
         )
-        vq_images = to_uint8(self.vlm.tokenizer.decode(distribution.tokens))
         return _output(decoded, vq_images, distribution, output_type)
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from softdecode.training.augment import augment
+from softdecode.training.augment import augment, splice_masks
 
 
 def pictures(count, size=8, seed=0):
@@ -93,3 +93,22 @@ def test_the_generator_decides_and_nothing_else():
     assert torch.equal(augmented(images, seed=1), first)
     assert not torch.equal(augmented(images, seed=2), first)
     assert torch.equal(images, before), "the pictures given are left alone"
+
+
+# --- splicing -----------------------------------------------------------------------------------------------------
+
+
+def test_a_splice_mask_is_one_cut_along_a_row_or_a_column():
+    masks = splice_masks(400, (3, 5), 1.0, torch.Generator().manual_seed(0))
+    cuts = [torch.arange(3)[:, None].expand(3, 5) > row for row in range(2)]
+    cuts += [torch.arange(5)[None, :].expand(3, 5) > column for column in range(4)]
+    counts = [sum(torch.equal(mask, cut) for mask in masks) for cut in cuts]
+    assert sum(counts) == 400, "nothing else, and both pictures have a part in each"
+    # Rows and columns are as likely, and so are the places: 400/2/2 and 400/2/4, within four standard deviations.
+    assert counts == pytest.approx([100, 100, 50, 50, 50, 50], abs=36)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_share_of_spliced_pictures(share):
+    masks = splice_masks(1000, (4, 4), share, torch.Generator().manual_seed(1))
+    assert masks.flatten(1).any(1).float().mean().item() == pytest.approx(share, abs=0.06 if 0 < share < 1 else 0)

@@ -26,6 +26,7 @@ RANDOM = torch.Generator().manual_seed(0)
 FEATURES = Features(
     codes=torch.randn(SAMPLES, *GRID, DIM, generator=RANDOM).bfloat16(),
     latents=torch.randn(SAMPLES, 2, 8, 8, generator=RANDOM).bfloat16(),
+    drafts=torch.randn(SAMPLES, 2, 8, 8, generator=RANDOM).bfloat16(),
 )
 
 
@@ -33,7 +34,7 @@ FEATURES = Features(
 def make_task(make_vae, make_codebook):
     """Decoders of all modes on one trainable transformer, and random features."""
 
-    def make(names=MODES, seed=0):
+    def make(names=MODES, seed=0, splice=0.0, draft=False):
         codebook = make_codebook(24, DIM)
         vae = make_vae()
         with torch.random.fork_rng():
@@ -50,10 +51,11 @@ def make_task(make_vae, make_codebook):
                     trained="adapter",
                     codebook_sha256=tensor_sha256(codebook),
                     vlm="test",
+                    draft=draft,
                 )
                 calibration = Calibration(kappa=2.0 + place, epsilon=0.01)
                 decoders[name] = DistributionDecoder(config, base, codebook, calibration)
-        return DecoderTask(decoders, FEATURES)
+        return DecoderTask(decoders, FEATURES, splice=splice)
 
     return make
 
@@ -183,6 +185,46 @@ def test_decoders_on_two_bases_are_refused(make_task):
     first, second = make_task(["hard"]), make_task(["soft"], seed=1)
     with pytest.raises(AssertionError, match="share one base"):
         DecoderTask({**first.decoders, **second.decoders}, FEATURES)
+
+
+def test_a_spliced_sample_is_of_two_pictures_in_everything(make_task):
+    """Tokens, codes, uncertainty and draft come from the same picture at the same place: the two of one share."""
+    whole, task = make_task(draft=True), make_task(splice=1.0, draft=True)
+    indices = torch.tensor([3, 8, 5, 1, 0, 11])
+    expected, found = (t.batch(indices, torch.Generator().manual_seed(0)) for t in (whole, task))
+    for place, name in enumerate(MODES):
+        pair = slice(2 * place, 2 * place + 2)
+        for one, other in ((0, 1), (1, 0)):
+            sources = {}
+            for kind in ("tokens", "codes", "uncertainty", "draft"):
+                values, given = (
+                    (b["tokens"][pair] if kind == "tokens" else b[f"{kind} {name}"]).reshape(2, 16, -1)
+                    for b in (found, expected)
+                )
+                own, others = ((values[one] == given[source]).all(-1) for source in (one, other))
+                assert (own | others).all()
+                sources[kind] = others & ~own
+            assert 0 < sources["tokens"].sum() < 16
+            for kind in ("codes", "draft") if name == "hard" else ("codes", "uncertainty", "draft"):
+                assert torch.equal(sources[kind], sources["tokens"])
+
+
+def test_without_splicing_samples_are_whole_and_without_a_draft_there_is_none(make_task):
+    batch = make_task(draft=True).batch(torch.arange(6), torch.Generator().manual_seed(0))
+    assert torch.equal(batch["draft soft"], pack(FEATURES.drafts[2:4].float()))
+    assert not [name for name in make_batch(make_task()) if name.startswith("draft")]
+
+
+def test_the_draft_is_trained_and_seen(make_task, gradients):
+    task = make_task(draft=True)
+    found = gradients(task, make_batch(task), None)
+    assert all(found[f"decoders.{name}.condition.draft.weight"].norm() > 0 for name in MODES)
+
+
+def test_muon_takes_the_matrices_of_attention_and_feed_forward_only(task):
+    names = {id(p): name for name, p in task.base.transformer.named_parameters()}
+    found = {names[id(p)].split(".", 2)[2] for p in task.hidden_matrices()}
+    assert found == {"proj_mlp.weight", "proj_out.weight", *(f"attn.to_{kind}.weight" for kind in "qkv")}
 
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------

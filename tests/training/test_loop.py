@@ -14,6 +14,7 @@ from softdecode.errors import SoftDecodeError
 from softdecode.training.checkpoint import MovingAverage, load_checkpoint
 from softdecode.training.config import LoopConfig
 from softdecode.training.loop import Task, sample_order, train
+from softdecode.training.optimizer import build_optimizers
 
 _CLOCK = {"samples_per_second", "seconds", "resumed_at"}  # the only part of a log that time decides
 SAMPLES = 7
@@ -256,12 +257,7 @@ def test_the_average_is_what_is_left_in_the_task(tmp_path):
     folder = shutil.copytree(tmp_path, tmp_path / "copy")
     raw = Regression()
     average = MovingAverage(raw, 0.9)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in raw.parameters() if p.requires_grad and p.ndim >= 2]},
-            {"params": [p for p in raw.parameters() if p.requires_grad and p.ndim < 2]},
-        ]
-    )
+    optimizer = build_optimizers("adamw", raw.parameters(), [], learning_rate=0.1, betas=(0.9, 0.99), weight_decay=0.0)
     assert load_checkpoint(folder, raw, optimizer, average) == 6
     assert torch.equal(task.network[0].weight, average.values["network.0.weight"])
     assert not torch.equal(task.network[0].weight, raw.network[0].weight), "the checkpoint keeps the raw weights"
@@ -294,7 +290,7 @@ def test_a_first_step_is_adamws(tmp_path):
 def test_gradients_are_clipped_to_their_common_length(tmp_path, limit):
     config = settings(steps=1, max_grad_norm=limit, betas=(0.75, 0.9))
     run(tmp_path, config)
-    moments = torch.load(tmp_path / "checkpoint" / "optimizer.pt", weights_only=True)["state"].values()
+    moments = torch.load(tmp_path / "checkpoint" / "optimizer.pt", weights_only=True)["AdamW"]["state"].values()
     # After one step the first moment is (1 - beta) of the gradient that was used.
     used = torch.cat([moment["exp_avg"].flatten() for moment in moments]).norm().item() / 0.25
     before = log(tmp_path)[0]["grad_norm"]

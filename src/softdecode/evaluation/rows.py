@@ -111,12 +111,21 @@ class Measurement:
         steps: Sequence[int],
         seed: int,
     ) -> None:
-        """Add a row of a soft decoder for each number of steps; picture i has the noise of seed `seed` + i."""
+        """Add a row of a soft decoder for each number of steps; picture i has the noise of seed `seed` + i.
+
+        The row `vq` must be there already: its pictures are the drafts of decoders that see one.
+        """
         condition, bits = rates.seen_by(decoder)
+        drafts = self.images["vq"] if decoder.config.draft else None
         for count in steps:
 
             def decode(part: slice, count: int = count) -> Tensor:
-                return decoder.denoise(belief(part), seeds=range(seed + part.start, seed + part.stop), steps=count)
+                return decoder.denoise(
+                    belief(part),
+                    seeds=range(seed + part.start, seed + part.stop),
+                    draft=None if drafts is None else drafts[part],
+                    steps=count,
+                )
 
             self.add(name, condition, bits, decode, steps=count)
 
@@ -139,9 +148,9 @@ class BitRates:
         )
 
     def seen_by(self, decoder: DistributionDecoder) -> tuple[str, float]:
-        """What a decoder is given, and its bits per pixel."""
+        """What a decoder is given, and its bits per pixel; a draft holds what the tokens hold."""
         if decoder.config.mode == "hard":
             return "tokens", self.tokens
-        if decoder.config.mode == "soft":
+        if decoder.config.mode == "soft" and not decoder.config.draft:
             return "distribution", self.distribution
         return "tokens + distribution", self.tokens + self.distribution

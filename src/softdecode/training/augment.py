@@ -1,4 +1,4 @@
-"""Augmentation of small pictures on white ground, from one generator."""
+"""Augmentation of small pictures on white ground, and of their features, each from one generator."""
 
 import torch
 from torch import Tensor
@@ -35,3 +35,28 @@ def augment(images: Tensor, generator: torch.Generator, *, max_shift: int = 6) -
             :, max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)
         ]
     return result
+
+
+def splice_masks(count: int, grid: tuple[int, int], share: float, generator: torch.Generator) -> Tensor:
+    """Masks of token grids: what of a picture's features is to come from another picture.
+
+    A decoder's work is local, and a picture spliced of two along a row or a column of tokens is as good for learning
+    it as a whole one; it cannot be recalled as a whole (CutMix, Yun et al. 2019, on features).
+
+    Args:
+        count: pictures B.
+        grid: token grid (h, w), at least 2 × 2.
+        share: of the pictures that are spliced, in [0, 1].
+        generator: source of all randomness.
+
+    Returns:
+        [B, h, w] bool: True below (or right of) a random cut in the spliced pictures, False elsewhere.
+    """
+    rows, columns = grid
+    spliced = torch.rand(count, generator=generator) < share
+    across = torch.rand(count, generator=generator) < 0.5
+    place = torch.rand(count, generator=generator)
+    below = torch.arange(rows) > (place * (rows - 1)).long()[:, None]
+    right = torch.arange(columns) > (place * (columns - 1)).long()[:, None]
+    mask = torch.where(across[:, None, None], below[:, :, None], right[:, None, :])
+    return mask & spliced[:, None, None]

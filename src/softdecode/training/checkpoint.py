@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from softdecode.errors import SoftDecodeError
 from softdecode.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
+from softdecode.training.optimizer import Optimizers
 
 
 class MovingAverage:
@@ -35,9 +36,7 @@ class MovingAverage:
             parameter.copy_(self.values[name])
 
 
-def save_checkpoint(
-    output: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage
-) -> None:
+def save_checkpoint(output: Path, step: int, module: nn.Module, optimizer: Optimizers, average: MovingAverage) -> None:
     """Write `output/checkpoint`, replacing the one before only when whole."""
     with atomic_folder(output / "checkpoint") as folder:
         save_model(module, str(folder / "module.safetensors"))
@@ -46,7 +45,7 @@ def save_checkpoint(
         write_json(folder / "state.json", {"step": step, "average_updates": average.updates})
 
 
-def load_checkpoint(output: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: MovingAverage) -> int:
+def load_checkpoint(output: Path, module: nn.Module, optimizer: Optimizers, average: MovingAverage) -> int:
     """Restore a run from `output/checkpoint` and return the number of steps done.
 
     Raises:
@@ -59,7 +58,7 @@ def load_checkpoint(output: Path, module: nn.Module, optimizer: torch.optim.Opti
     try:
         load_model(module, str(folder / "module.safetensors"), strict=True)
         optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-    except (RuntimeError, ValueError, OSError, EOFError, SafetensorError, UnpicklingError) as error:
+    except (RuntimeError, ValueError, KeyError, OSError, EOFError, SafetensorError, UnpicklingError) as error:
         reason = " ".join(str(error).split())
         raise SoftDecodeError(f"{folder} is damaged or of another model: {reason}") from error
     values, _ = read_tensors(folder / "average.safetensors")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from softdecode.errors import SoftDecodeError
+from softdecode.training.optimizer import OptimizerName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,14 +15,16 @@ class LoopConfig:
     """Optimiser steps in total; a resumed run goes on to this number."""
     batch_size: int = 32
     """Samples in one optimiser step."""
+    optimizer: OptimizerName = "adamw"
+    """adamw, or muon: Muon for the matrices inside transformer blocks and AdamW for everything else."""
     learning_rate: float = 3e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     warmup_steps: int = 200
     """Steps of linear warm-up from zero."""
     decay_fraction: float = 0.3
     """Last part of the steps, in [0, 1], in which the rate falls to zero; before it the rate is constant."""
     weight_decay: float = 0.01
-    """AdamW's decoupled weight decay, on matrices and kernels only."""
+    """Decoupled weight decay, on matrices and kernels only."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's moment decays."""
     max_grad_norm: float = 1.0

@@ -17,8 +17,10 @@ from softdecode.base import FluxBase
 from softdecode.calibration import proxy_distribution
 from softdecode.conditioning import condition_inputs
 from softdecode.decoder import DistributionDecoder
+from softdecode.errors import SoftDecodeError
 from softdecode.latents import pack
-from softdecode.mapping import hard_distribution
+from softdecode.mapping import TokenDistribution, hard_distribution
+from softdecode.training.augment import splice_masks
 from softdecode.training.features import Features
 from softdecode.training.loop import Task
 from softdecode.vlm.base import nearest_tokens
@@ -59,46 +61,70 @@ class DecoderTask(Task):
     Args:
         decoders: by name, all on the same base; each batch is shared out equally among them.
         features: of the training pictures. What each decoder sees of them is computed once, here.
+        splice: share of the samples that are spliced of two pictures, see `splice_masks`.
     """
 
-    def __init__(self, decoders: Mapping[str, DistributionDecoder], features: Features) -> None:
+    def __init__(self, decoders: Mapping[str, DistributionDecoder], features: Features, *, splice: float = 0.0) -> None:
         super().__init__()
         self.decoders = nn.ModuleDict(decoders)
         self.latents = features.latents
+        self.drafts = features.drafts
+        self.splice = splice
+        self.drafted = {name for name, decoder in decoders.items() if decoder.config.draft}
         self.samples = len(features.latents)
         first = next(iter(decoders.values()))
         self.base = first.base
         self.grid = first.token_grid
         self.shift = first.flow_shift
-        self.inputs: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, decoder in decoders.items():
+        for decoder in decoders.values():
             assert decoder.base is self.base, "decoders trained together share one base"
-            self.inputs[name] = _condition_inputs(decoder, features.codes)
             decoder.condition.requires_grad_(True)
+        if splice and tuple(features.codes.shape[1:3]) != self.grid:
+            raise SoftDecodeError(
+                f"splicing needs one latent token for each VQ token, but the grids are {self.grid} and "
+                f"{tuple(features.codes.shape[1:3])}; train without it"
+            )
+        self.inputs = _condition_inputs(decoders, features.codes)
 
     def compile_blocks(self) -> None:
         self.base.transformer.compile_repeated_blocks()
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """Those of attention and feed-forward; the modulation's, which see the time only, are left to AdamW."""
+        transformer = self.base.transformer
+        blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+        return [p for block in blocks for name, p in block.named_parameters() if p.ndim == 2 and "norm" not in name]
+
     def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        tokens = pack(self.latents[indices].float())
+        shares = indices.tensor_split(len(self.inputs))
+        partners = torch.cat(
+            [share.roll(1) for share in shares]
+        )  # a sample is spliced with another of the same decoder
+        mask = splice_masks(len(indices), self.grid, self.splice, generator)
+        tokens = _spliced(pack(self.latents[indices].float()), pack(self.latents[partners].float()), mask.flatten(1))
+        drafts = _spliced(pack(self.drafts[indices].float()), pack(self.drafts[partners].float()), mask.flatten(1))
         batch = {
             "tokens": tokens,
             "noise": torch.randn(tokens.shape, generator=generator),
             "times": flow.training_times(len(indices), self.shift, generator),
         }
-        for (name, (codes, uncertainty)), share in zip(
-            self.inputs.items(), indices.tensor_split(len(self.inputs)), strict=True
-        ):
-            batch[f"codes {name}"], batch[f"uncertainty {name}"] = codes[share], uncertainty[share]
+        start = 0
+        for (name, inputs), share in zip(self.inputs.items(), shares, strict=True):
+            part = slice(start, start := start + len(share))
+            for kind, values in zip(("codes", "uncertainty"), inputs, strict=True):
+                batch[f"{kind} {name}"] = _spliced(
+                    values[share], values[partners[part]], None if mask is None else mask[part]
+                )
+            if name in self.drafted:
+                batch[f"draft {name}"] = drafts[part]
         return batch
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         conditions = []
         for name, decoder in self.decoders.items():
             assert isinstance(decoder, DistributionDecoder)
-            conditions.append(
-                decoder.condition(batch[f"codes {name}"], batch[f"uncertainty {name}"], self.grid).float()
-            )
+            codes, uncertainty = batch[f"codes {name}"], batch[f"uncertainty {name}"]
+            conditions.append(decoder.condition(codes, uncertainty, self.grid, batch.get(f"draft {name}")).float())
         noisy = flow.interpolate(batch["tokens"], batch["noise"], batch["times"])
         # The condition is float32, and with it the sum that the transformer takes its dtype from: under autocast
         # bfloat16 would round the time to eight bits.
@@ -110,15 +136,31 @@ class DecoderTask(Task):
         return {"loss": errors.mean(), **named}
 
 
+def _spliced(values: Tensor, others: Tensor, mask: Tensor | None) -> Tensor:
+    """`values` [B, h, w, c] or [B, h·w, c], and `others` where the mask [B, h, w] says so."""
+    return values if mask is None else torch.where(mask.view(*values.shape[:-1], 1), others, values)
+
+
 @torch.no_grad()
-def _condition_inputs(decoder: DistributionDecoder, codes: Tensor, chunk: int = 512) -> tuple[Tensor, Tensor]:
-    """What a decoder sees of encoder features [M, h, w, d]: code vectors and uncertainty, calibrated its own way."""
-    parts = []
+def _condition_inputs(
+    decoders: Mapping[str, DistributionDecoder], codes: Tensor, chunk: int = 512
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """What each decoder sees of encoder features [M, h, w, d]: code vectors and uncertainty, calibrated its own way."""
+    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in decoders}
     for part in codes.split(chunk):
-        if decoder.config.mode == "hard":  # spares the mapping's work
-            tokens = nearest_tokens(part, decoder.codebook)
-            parts.append(condition_inputs(hard_distribution(tokens, decoder.codebook), decoder.codebook, "hard"))
-            continue
-        distribution = proxy_distribution(part, decoder.codebook, decoder.calibration)
-        parts.append(condition_inputs(distribution, decoder.codebook, decoder.config.mode))
-    return torch.cat([vectors for vectors, _ in parts]), torch.cat([uncertainty for _, uncertainty in parts])
+        # The mapping is the work here, and decoders may share a calibration; hard ones spare it.
+        mapped: dict[tuple[float, ...], TokenDistribution] = {}
+        for name, decoder in decoders.items():
+            calibration, codebook, mode = decoder.calibration, decoder.codebook, decoder.config.mode
+            if mode == "hard":
+                distribution = hard_distribution(nearest_tokens(part, codebook), codebook)
+            else:
+                key = (calibration.kappa, calibration.alpha, calibration.beta, calibration.epsilon)
+                if key not in mapped:
+                    mapped[key] = proxy_distribution(part, codebook, calibration)
+                distribution = mapped[key]
+            parts[name].append(condition_inputs(distribution, codebook, mode))
+    return {
+        name: (torch.cat([vectors for vectors, _ in given]), torch.cat([uncertainty for _, uncertainty in given]))
+        for name, given in parts.items()
+    }

@@ -9,13 +9,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from softdecode.files import read_tensors, tensor_sha256, write_tensors
-from softdecode.images import to_unit_range
+from softdecode.images import to_uint8, to_unit_range
 from softdecode.latents import encode_images
 from softdecode.seeds import generator_for
 from softdecode.training.augment import augment
-from softdecode.vlm.base import ImageTokenizer
+from softdecode.vlm.base import ImageTokenizer, nearest_tokens
 
-_VERSION = "1"  # raise it when the augmentation changes
+_VERSION = "2"  # raise it when the augmentation or the arithmetic changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,12 @@ class Features:
     Attributes:
         codes: [M, h, w, d] bfloat16, VQ encoder features before quantisation.
         latents: [M, C, H', W'] bfloat16, scaled VAE latents of the same pictures.
+        drafts: [M, C, H', W'] bfloat16, those of the pictures that the VQ decoder makes of them.
     """
 
     codes: Tensor
     latents: Tensor
+    drafts: Tensor
 
 
 def encode(
@@ -53,17 +55,26 @@ def encode(
     parts = [_VERSION, tensor_sha256(images), _identity(tokenizer), _identity(vae), scale, str(views), str(seed)]
     path = cache / f"features-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:16]}.safetensors"
     if not path.is_file():
-        codes, latents = [], []
+        encoded = []
         for view in range(views):
             seen = images if view == 0 else augment(images, generator_for("view", seed, view))
-            with torch.inference_mode():
-                for part in seen.split(64):
-                    unit = to_unit_range(part)
-                    codes.append(tokenizer.features(unit).to(torch.bfloat16))
-                    latents.append(encode_images(vae, unit).to(torch.bfloat16))
-        write_tensors(path, {"codes": torch.cat(codes), "latents": torch.cat(latents)})
+            encoded += [_encode(part, tokenizer, vae) for part in seen.split(64)]
+        write_tensors(path, {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]})
     tensors, _ = read_tensors(path)
-    return Features(codes=tensors["codes"], latents=tensors["latents"])
+    return Features(**tensors)
+
+
+@torch.inference_mode()
+def _encode(images: Tensor, tokenizer: ImageTokenizer, vae: AutoencoderKL) -> dict[str, Tensor]:
+    """Features of pictures [B, 3, H, W] uint8, by name. They are kept in bfloat16, so they are computed in it."""
+    unit = to_unit_range(images)
+    with torch.autocast(images.device.type, torch.bfloat16):
+        codes = tokenizer.features(unit)
+        latents = encode_images(vae, unit)
+        pictures = to_uint8(tokenizer.decode(nearest_tokens(codes, tokenizer.codebook)))
+        drafts = encode_images(vae, to_unit_range(pictures))
+    named = {"codes": codes, "latents": latents, "drafts": drafts}
+    return {name: value.to(torch.bfloat16).contiguous() for name, value in named.items()}
 
 
 def _identity(model: object) -> str:

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, moving average, checkpoints that resume exactly, a JSONL log."""
+"""The training loop: moving average, checkpoints that resume exactly, a JSONL log."""
 
 import json
 import math
@@ -18,6 +18,7 @@ from softdecode.provenance import provenance
 from softdecode.seeds import derive_seed, generator_for
 from softdecode.training.checkpoint import MovingAverage, load_checkpoint, save_checkpoint
 from softdecode.training.config import LoopConfig
+from softdecode.training.optimizer import Optimizers, build_optimizers
 
 
 class Task(nn.Module):
@@ -40,6 +41,10 @@ class Task(nn.Module):
 
     def compile_blocks(self) -> None:
         """Compile the repeated blocks in place, where the task has any; called once, if the config asks for it."""
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The 2-D weights inside transformer blocks, which the optimiser muon takes; none where there are no blocks."""
+        return []
 
     def after_step(self, step: int, generator: torch.Generator) -> None:
         """Work between optimiser steps that is no gradient step."""
@@ -74,7 +79,14 @@ def train(task: Task, config: LoopConfig, output: Path, *, job: dict[str, Any], 
     if config.threads:
         torch.set_num_threads(config.threads)
     start = 0
-    optimizer = _optimizer(task, config)
+    optimizer = build_optimizers(
+        config.optimizer,
+        task.parameters(),
+        task.hidden_matrices(),
+        learning_rate=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+    )
     average = MovingAverage(task, config.ema_decay)
     if resume:
         start = load_checkpoint(output, task, optimizer, average)
@@ -113,7 +125,7 @@ def train(task: Task, config: LoopConfig, output: Path, *, job: dict[str, Any], 
 
 def _step(
     task: Task,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizers,
     config: LoopConfig,
     step: int,
     indices: Tensor,
@@ -125,7 +137,7 @@ def _step(
     batch = {name: value.to(device) for name, value in task.batch(indices, generator).items()}
     with torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext():
         losses = task(batch, step)
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     losses["loss"].backward()
     norm = nn.utils.clip_grad_norm_([p for p in task.parameters() if p.requires_grad], config.max_grad_norm)
     values = {name: float(value.detach()) for name, value in losses.items()} | {"grad_norm": float(norm)}
@@ -133,13 +145,3 @@ def _step(
         raise SoftDecodeError(f"training diverged at step {step + 1}: {values}; samples {indices.tolist()}")
     optimizer.step()
     return values
-
-
-def _optimizer(task: Task, config: LoopConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels, none on biases, norms and embeddings' scales."""
-    trained = [p for p in task.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     JanusConfig,
     JanusForConditionalGeneration,
@@ -139,6 +139,10 @@ class VlmTask(Task):
     def compile_blocks(self) -> None:
         for layer in self.vlm.model.model.language_model.layers:
             layer.compile()
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        layers = self.vlm.model.model.language_model.layers
+        return [p for p in layers.parameters() if p.ndim == 2]
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         rows = []

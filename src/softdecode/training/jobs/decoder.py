@@ -54,6 +54,10 @@ class DecoderJob(Job):
     """Width of the condition encoder."""
     views: int = 2
     """Augmented views of each picture whose features are computed once."""
+    draft: bool = True
+    """Whether the decoders also see the picture that the VQ decoder makes of the chosen tokens."""
+    splice: float = 0.5
+    """Share of the samples that are spliced of two pictures' features, in [0, 1]."""
     steps: int = 10
     """The decoders' default number of denoising steps."""
 
@@ -63,6 +67,8 @@ class DecoderJob(Job):
                 f"--loop.batch-size must be at least {len(VARIANTS)}, a picture for each decoder, "
                 f"got {self.loop.batch_size}"
             )
+        if not 0 <= self.splice <= 1:
+            raise SoftDecodeError(f"--splice is a share, in [0, 1], got {self.splice}")
         data = self.emoji()
         vlm = JanusModel.from_pretrained(self.vlm)
         vae = load_pretrained(AutoencoderKL, self.vae)
@@ -72,7 +78,7 @@ class DecoderJob(Job):
         decoders = self._decoders(vlm, vae)
         if self.initial is not None:
             _start_from(decoders, self.initial)
-        task = DecoderTask(decoders, features)
+        task = DecoderTask(decoders, features, splice=self.splice)
         self.train(task, data)
         with atomic_folder(self.output / "model") as folder:
             save_quietly(task.base.cpu().transformer, folder / "base" / "transformer")
@@ -101,6 +107,7 @@ class DecoderJob(Job):
                 codebook_sha256=digest,
                 vlm=vlm.name,
                 steps=self.steps,
+                draft=self.draft,
             )
             raw = Calibration(codebook_sha256=digest, target=calibration.target, reached=calibration.raw)
             decoders[name] = DistributionDecoder(config, base, codebook, calibration if variant.calibrated else raw)
@@ -114,7 +121,10 @@ def _start_from(decoders: Mapping[str, DistributionDecoder], initial: Path) -> N
     load_strictly(first.base.transformer.state_dict(), trained.state_dict(), str(initial / "base"))
     for name, decoder in decoders.items():
         earlier = DistributionDecoder.from_pretrained(initial / "decoders" / name)
-        load_strictly(decoder.condition.state_dict(), earlier.condition.state_dict(), str(initial / "decoders" / name))
+        own = decoder.condition.state_dict()
+        if decoder.config.draft and not earlier.config.draft:
+            del own["draft.weight"]  # zero as yet: the decoder goes on as it was, and learns to use the draft
+        load_strictly(own, earlier.condition.state_dict(), str(initial / "decoders" / name))
 
 
 def _card(name: str, decoder: DistributionDecoder) -> str:

@@ -60,3 +60,19 @@ def test_long_labels_are_wrapped_beside_their_row():
 def test_every_row_needs_a_label():
     with pytest.raises(ValueError, match="zip"):
         contact_sheet(["a"], ["one"], [[picture((4, 4), 0)], [picture((4, 4), 1)]])
+
+
+def test_long_lists_go_on_in_a_block_to_the_right():
+    rows = [[picture((16, 16), 10 * row + column) for column in range(2)] for row in range(5)]
+    sheet = contact_sheet(["a", "b"], list("12345"), rows, cell=16, rows_per_block=2)
+    block = 190 + 2 * (16 + 8) + 8
+    assert sheet.size == (3 * block, 28 + 2 * (16 + 8) + 8)
+    for row, pictures in enumerate(rows):
+        left = row // 2 * block
+        part = sheet.crop((left, 0, left + block, sheet.height))
+        for found, expected in zip(cells(part, 2, 2, 16)[row % 2], pictures, strict=True):
+            assert np.array_equal(found, np.asarray(expected))
+        ink = np.asarray(part) < 255
+        assert ink[:28, 190:].any(), "each block has its headings"
+    last = np.asarray(sheet.crop((2 * block, 28 + 24, 3 * block, sheet.height)))
+    assert (last == 255).all(), "nothing after the last row"

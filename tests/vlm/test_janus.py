@@ -1,6 +1,7 @@
 """Janus behind our own autoregressive loop: tiny models of random weights."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -223,6 +224,11 @@ def test_prompt_ids_begin_with_bos_and_end_with_begin_of_image(vlm, prompt):
     assert ids[-1] == begin_of_image
     assert ids.count(begin_of_image) == 1
     assert vlm.text_tokenizer.decode(ids[1:-1]) == f"<|User|>: {prompt}\n\n<|Assistant|>:"
+
+
+def test_control_tokens_in_a_prompt_are_refused(vlm):
+    with pytest.raises(SoftDecodeError, match=f"control tokens of .*{re.escape(BEGIN_OF_IMAGE)}; leave them out"):
+        vlm.sample(["a red apple", f"blue {BEGIN_OF_IMAGE} fish"], seeds=[0, 1])
 
 
 def test_bos_comes_once_where_the_text_tokenizer_adds_it_too(vlm):

@@ -133,7 +133,17 @@ class JanusModel(nn.Module):
         return self.model.lm_head.weight.dtype
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Text ids of a prompt: BOS (which the tokenizer may drop, so it is put here), template, begin-of-image."""
+        """Text ids of a prompt: BOS (which the tokenizer may drop, so it is put here), template, begin-of-image.
+
+        Raises:
+            SoftDecodeError: the prompt holds one of the tokenizer's control tokens.
+        """
+        added = self.text_tokenizer.added_tokens_decoder.values()  # some are plain letters, and no control tokens
+        control = sorted(token.content for token in added if token.special and token.content in prompt)
+        if control:
+            raise SoftDecodeError(
+                f"the prompt {prompt!r} holds control tokens of {self.name}: {', '.join(control)}; leave them out"
+            )
         ids = self.text_tokenizer.encode(
             PROMPT_TEMPLATE.format(prompt=prompt) + BEGIN_OF_IMAGE, add_special_tokens=False
         )

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import JanusForConditionalGeneration
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
+from softdecode.errors import SoftDecodeError
 from softdecode.files import atomic_folder, load_strictly, write_json
 from softdecode.images import to_unit_range
 from softdecode.loading import load_pretrained, save_quietly
 from softdecode.training.jobs.job import Job
 from softdecode.training.vlm import VlmConfig, VlmTask, build_vlm, train_text_tokenizer
 from softdecode.vlm.base import SamplingConfig, nearest_tokens
-from softdecode.vlm.janus import SAMPLING_FILE, JanusTokenizer
+from softdecode.vlm.janus import SAMPLING_FILE, JanusModel, JanusTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,10 @@ class VlmJob(Job):
         torch.manual_seed(self.loop.seed)
         vlm = build_vlm(self.model, tokenizer, train_text_tokenizer(words, self.model.vocabulary))
         if self.initial is not None:
-            trained = load_pretrained(JanusForConditionalGeneration, self.initial)
-            language = {name: value for name, value in trained.state_dict().items() if ".vqmodel." not in name}
+            earlier = JanusModel.from_pretrained(self.initial)
+            if earlier.text_tokenizer.get_vocab() != vlm.text_tokenizer.get_vocab():
+                raise SoftDecodeError(f"{self.initial} was trained on other captions: its text tokenizer differs")
+            language = {name: value for name, value in earlier.model.state_dict().items() if ".vqmodel." not in name}
             own = {name: value for name, value in vlm.model.state_dict().items() if ".vqmodel." not in name}
             load_strictly(own, language, str(self.initial))
         tokens = encode_tokens(vlm.tokenizer, data.images)

@@ -1,0 +1,73 @@
+"""What soft decoding costs: VLM, VQ decoder and soft decoder in turn, in one process; ratios first.
+
+    python benchmarks/latency.py --batch-size 8 --steps 1 4 8
+
+Each round runs every stage once, so that a slow moment of the machine hits all alike; medians are over the rounds.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from softdecode.cli.options import ModelOptions
+from softdecode.provenance import provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Time a pipeline's stages on one batch of prompts."""
+
+    prompt: str = "noto red apple"
+    """Drawn batch-size times, with other seeds."""
+    batch_size: int = 8
+    """Pictures at a time."""
+    steps: tuple[int, ...] = (1, 4, 8)
+    """Denoising steps to time."""
+    rounds: int = 5
+    """Timed rounds; one more before them warms up."""
+    models: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+
+    def run(self) -> None:
+        pipe = self.models.load_pipeline()
+        seeds = list(range(self.batch_size))
+        calibration = pipe.decoder.calibration
+        distribution = pipe.vlm.sample([self.prompt] * self.batch_size, seeds=seeds, calibration=calibration)
+        vq = pipe.decode_vq(distribution)
+        stages: dict[str, Callable[[], object]] = {
+            "vlm": lambda: pipe.vlm.sample([self.prompt] * self.batch_size, seeds=seeds, calibration=calibration),
+            "vq": lambda: pipe.decode_vq(distribution),
+        }
+        for count in self.steps:
+            stages[f"soft@{count}"] = lambda count=count: pipe.decode(
+                distribution, seeds=seeds, vq_images=vq, num_inference_steps=count
+            )
+        seconds: dict[str, list[float]] = {name: [] for name in stages}
+        for number in range(self.rounds + 1):
+            for name, stage in stages.items():
+                began = time.perf_counter()
+                stage()
+                if number:
+                    seconds[name].append(time.perf_counter() - began)
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        usual = medians["vlm"] + medians["vq"]
+        draft = medians["vq"] if pipe.decoder.config.draft else 0.0  # such decoders need the VQ picture first
+        ratios = {n: (medians["vlm"] + draft + s) / usual for n, s in medians.items() if n.startswith("soft")}
+        result = {
+            "ratio_to_vlm_and_vq": {name: round(value, 3) for name, value in ratios.items()},
+            "median_seconds": {name: round(value, 4) for name, value in medians.items()},
+            "batch_size": self.batch_size,
+            "rounds": self.rounds,
+            "device": str(pipe.decoder.device),
+            "models": self.models.settings(),
+            "provenance": provenance(),
+        }
+        print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    tyro.cli(Latency).run()

@@ -1,12 +1,14 @@
 """Training of the VLM: its text tokenizer, its loss against one computed by hand, and what a batch holds."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from softdecode.data.emoji import Emoji
+from softdecode.errors import SoftDecodeError
 from softdecode.training.config import LoopConfig
 from softdecode.training.loop import train
 from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
@@ -221,3 +223,25 @@ def test_the_generator_decides_a_batch():
     first, same, other = (make_batch(task, [0, 1, 3] * 5, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first["ids"], same["ids"])
     assert first["ids"].shape != other["ids"].shape or not torch.equal(first["ids"], other["ids"])
+
+
+# --- what an epoch holds ------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_shows_small_families_more_often():
+    task = make_task(unconditional=0.0, keyword_captions=0.0, rare_repeats=3, rare_family=1)
+    families = ("people", "people", "apple", "people")
+    emoji = [replace(record, family=family) for record, family in zip(EMOJI, families, strict=True)]
+    repeated = VlmTask(task.vlm, task.tokens, emoji, task.config)
+    assert repeated.samples == 6
+    whole = make_batch(repeated, range(6))
+    shown = [next(place for place in range(4) if torch.equal(row, task.tokens[place])) for row in whole["tokens"]]
+    assert Counter(shown) == {0: 1, 1: 1, 2: 3, 3: 1}
+    captions = captions_of(repeated, whole)
+    assert captions == [CAPTIONS[place] for place in shown], "caption and tokens are of the same picture"
+
+
+@pytest.mark.parametrize("wrong", [{"rare_repeats": 0}, {"unconditional": 1.5}, {"keyword_captions": -0.1}])
+def test_shares_and_repeats_out_of_range_are_refused(wrong):
+    with pytest.raises(SoftDecodeError, match=next(iter(wrong))):
+        VlmConfig(**wrong)

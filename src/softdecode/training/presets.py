@@ -30,10 +30,18 @@ def embedded_vlm() -> VlmJob:
     return VlmJob(
         output=RUNS / "vlm",
         tokenizer=RUNS / "tokenizer" / "model",
+        model=VlmConfig(rare_repeats=3),
         loop=LoopConfig(
-            steps=2500, batch_size=64, learning_rate=1e-3, weight_decay=0.05, betas=(0.9, 0.95), compile=True
+            steps=7000,
+            batch_size=64,
+            optimizer="muon",
+            learning_rate=2e-3,
+            decay_fraction=0.4,
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+            compile=True,
         ),
-        sampling=SamplingConfig(guidance_scale=3.0, temperature=0.7, top_k=100),
+        sampling=SamplingConfig(guidance_scale=1.25, temperature=1.0, top_k=2),
     )
 
 
@@ -45,8 +53,16 @@ def embedded_decoder() -> DecoderJob:
         vae=RUNS / "vae" / "model",
         calibration=RUNS / "calibration" / "calibration.json",
         loop=LoopConfig(
-            steps=3600, batch_size=64, learning_rate=1e-3, weight_decay=0.01, ema_decay=0.9985, compile=True
+            steps=6000,
+            batch_size=64,
+            optimizer="muon",
+            learning_rate=1e-3,
+            decay_fraction=0.4,
+            weight_decay=0.05,
+            ema_decay=0.9985,
+            compile=True,
         ),
+        views=3,
     )
 
 

@@ -4,6 +4,7 @@ It learns image tokens given a caption, and given the unconditional row, so that
 understanding half (the vision tower) exists, since the class has it, and stays untrained.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from transformers import (
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.data.emoji import Emoji
+from softdecode.errors import SoftDecodeError
 from softdecode.training.loop import Task
 from softdecode.vlm.janus import BEGIN_OF_IMAGE, PROMPT_TEMPLATE, JanusModel
 
@@ -53,6 +55,19 @@ class VlmConfig:
     """Share of samples with the unconditional row, for guidance, in [0, 1]."""
     keyword_captions: float = 0.25
     """Share of samples whose caption has some keywords added, in [0, 1]; the others have the clean caption."""
+    rare_repeats: int = 1
+    """How often an epoch shows the pictures of small families, >= 1. A family with skin tones and genders has dozens of
+    pictures that resemble each other, and is learnt long before a red apple, which has one in each style."""
+    rare_family: int = 6
+    """Families of at most so many pictures are small."""
+
+    def __post_init__(self) -> None:
+        if self.rare_repeats < 1 or not (0 <= self.unconditional <= 1 and 0 <= self.keyword_captions <= 1):
+            raise SoftDecodeError(
+                "the VLM's captions need shares in [0, 1] and repeats of at least 1, got "
+                f"unconditional={self.unconditional}, keyword_captions={self.keyword_captions}, "
+                f"rare_repeats={self.rare_repeats}"
+            )
 
 
 def train_text_tokenizer(captions: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -125,7 +140,8 @@ class VlmTask(Task):
         self.tokens = tokens
         self.emoji = emoji
         self.config = config
-        self.samples = len(emoji)
+        self.rows = _epoch_rows(emoji, config)
+        self.samples = len(self.rows)
         janus = vlm.model.model
         vlm.model.requires_grad_(False)
         for part in (
@@ -145,6 +161,7 @@ class VlmTask(Task):
         return [p for p in layers.parameters() if p.ndim == 2]
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        indices = self.rows[indices]
         rows = []
         for index in indices.tolist():
             ids = self.vlm.prompt_ids(self._caption(self.emoji[index], generator))
@@ -166,6 +183,13 @@ class VlmTask(Task):
         count = int(torch.randint(1, 4, (), generator=generator))
         order = torch.randperm(len(emoji.keywords), generator=generator)[:count].tolist()
         return ", ".join([emoji.caption, *(emoji.keywords[place] for place in order)])
+
+
+def _epoch_rows(emoji: Sequence[Emoji], config: VlmConfig) -> Tensor:
+    """Rows of the data that an epoch goes through [S] int64: those of small families several times."""
+    sizes = Counter(record.family for record in emoji)
+    repeats = [config.rare_repeats if sizes[record.family] <= config.rare_family else 1 for record in emoji]
+    return torch.arange(len(emoji)).repeat_interleave(torch.tensor(repeats))
 
 
 def teacher_forced_logits(vlm: JanusModel, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:

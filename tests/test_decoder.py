@@ -126,6 +126,20 @@ def test_denoising_is_the_euler_integral_of_the_velocity(make_decoder, distribut
     assert found.abs().max() <= 1
 
 
+def test_the_noise_scale_scales_the_initial_noise(make_decoder, distribution):
+    """Without noise the seed is without effect, and one step from there is decoded from minus the velocity at 0."""
+    silent = make_decoder(noise_scale=0.0)
+    found = silent.denoise(distribution, seeds=[1, 2, 3], steps=1)
+    assert torch.equal(silent.denoise(distribution, seeds=[7, 8, 9], steps=1), found)
+    condition = silent.condition_tokens(distribution)
+    velocity = silent.base.velocity(torch.zeros(3, 16, 8), torch.ones(3), condition, GRID)
+    torch.testing.assert_close(found, decode_latents(silent.base.vae, unpack(-velocity, GRID)), rtol=0, atol=1e-5)
+    half, whole = make_decoder(noise_scale=0.5), make_decoder()
+    assert not torch.allclose(*(d.denoise(distribution, seeds=[1, 2, 3]) for d in (half, whole)), atol=1e-3)
+    with pytest.raises(SoftDecodeError, match=r"noise scale must lie in \[0, 2\]"):
+        make_decoder(noise_scale=-0.1)
+
+
 def test_an_image_depends_on_its_own_seed_and_distribution_only(make_decoder, distribution):
     decoder = make_decoder()
     together = decoder.denoise(distribution, seeds=[1, 2, 3])

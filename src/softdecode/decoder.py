@@ -54,6 +54,8 @@ class DecoderConfig:
         steps: denoising steps used where none are asked for.
         draft: whether it also sees the picture that the VQ decoder makes of the chosen tokens (spec section 3, beyond
             the paper).
+        noise_scale: standard deviation of the initial noise; 1 is the flow's own, less trades
+            variety for fewer artefacts (a sampling temperature).
     """
 
     mode: ConditioningMode
@@ -67,12 +69,15 @@ class DecoderConfig:
     vlm: str
     steps: int = 30
     draft: bool = False
+    noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(ConditioningMode) or self.trained not in get_args(TrainedPart):
             raise SoftDecodeError(f"unknown mode {self.mode!r} or trained part {self.trained!r} in a decoder's config")
         if self.steps < 1:
             raise SoftDecodeError(f"a decoder needs at least 1 step, its config says {self.steps}")
+        if not 0 <= self.noise_scale <= 2:
+            raise SoftDecodeError(f"a decoder's noise scale must lie in [0, 2], its config says {self.noise_scale}")
 
 
 class DistributionDecoder(nn.Module):
@@ -154,6 +159,7 @@ class DistributionDecoder(nn.Module):
         channels = self.base.vae.config["latent_channels"]
         rows, columns = self.token_grid
         noise = pack(image_noise(seeds, (channels, 2 * rows, 2 * columns), "decoder")).to(self.device)
+        noise = noise * self.config.noise_scale
 
         def velocity(tokens: Tensor, time: float) -> Tensor:
             moment = torch.full((len(tokens),), time, device=self.device)

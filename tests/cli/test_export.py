@@ -19,7 +19,8 @@ def test_the_layout(stack):
     for name in VARIANTS:
         files = {path.name for path in (stack.decoders / name).iterdir()}
         assert files == {"README.md", "config.json", "calibration.json", "model.safetensors"}
-        assert json.loads((stack.decoders / name / "config.json").read_text())["steps"] == 3
+        config = json.loads((stack.decoders / name / "config.json").read_text())
+        assert (config["steps"], config["noise_scale"]) == (3, 0.9)
 
 
 def test_weights_are_stored_in_half_precision_and_codebooks_are_not(stack):

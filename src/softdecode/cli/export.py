@@ -25,13 +25,21 @@ class Export:
     """Run of the decoders."""
     steps: int | None = None
     """Default denoising steps of the decoders, >= 1; as trained where absent."""
+    noise_scale: float | None = None
+    """Standard deviation of the decoders' initial noise, in [0, 2]; as trained (1) where absent."""
     dtype: str = "float16"
     """Of the stored weights."""
 
     def run(self) -> None:
         check_positive(steps=self.steps)
         runs = {"tokenizer": self.tokenizer, "vae": self.vae, "vlm": self.vlm, "decoder": self.decoder}
-        export_stack(runs, self.output, steps=self.steps, dtype=resolve_dtype(self.dtype, resolve_device("cpu")))
+        export_stack(
+            runs,
+            self.output,
+            steps=self.steps,
+            noise_scale=self.noise_scale,
+            dtype=resolve_dtype(self.dtype, resolve_device("cpu")),
+        )
         size = sum(path.stat().st_size for path in self.output.rglob("*") if path.is_file())
         print(f"wrote {self.output}: {size / 1e6:.1f} MB")
 

@@ -4,13 +4,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import JanusForConditionalGeneration
 
 from softdecode.data.emoji_packages import PACKAGES
-from softdecode.decoder import DistributionDecoder
+from softdecode.decoder import DecoderConfig, DistributionDecoder
 from softdecode.files import atomic_folder, read_json
 from softdecode.loading import load_pretrained, save_quietly
 
@@ -23,17 +24,24 @@ _NOTES = {
 
 
 def export_stack(
-    runs: dict[str, Path], output: Path, *, steps: int | None = None, dtype: torch.dtype = torch.float16
+    runs: dict[str, Path],
+    output: Path,
+    *,
+    steps: int | None = None,
+    noise_scale: float | None = None,
+    dtype: torch.dtype = torch.float16,
 ) -> None:
     """Write `vlm/`, `base/`, `decoders/` and `README.md` into `output`, replacing it as a whole.
 
     Args:
         runs: the folders of the runs `tokenizer`, `vae`, `vlm` and `decoder`.
         output: folder of the stack.
-        steps: default denoising steps of the decoders; as trained where None.
+        steps, noise_scale: of the decoders' sampling, see `DecoderConfig`; as trained where None.
         dtype: of the stored weights. float16 keeps three more bits than bfloat16, and small weights fit its range.
     """
     vlm, trained = runs["vlm"] / "model", runs["decoder"] / "model"
+    given = {"steps": steps, "noise_scale": noise_scale}
+    sampling: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     with atomic_folder(output) as folder:
         save_quietly(load_pretrained(JanusForConditionalGeneration, vlm, dtype=dtype), folder / "vlm")
         for extra in vlm.iterdir():
@@ -44,8 +52,8 @@ def export_stack(
             save_quietly(model, folder / "base" / name)
         for source in sorted((trained / "decoders").iterdir()):
             decoder = DistributionDecoder.from_pretrained(source)
-            if steps is not None:
-                decoder = _with_steps(decoder, steps)
+            if sampling:
+                decoder = _with_config(decoder, replace(decoder.config, **sampling))
             card = (source / "README.md").read_text(encoding="utf-8")
             decoder.save_pretrained(folder / "decoders" / source.name, card, dtype=dtype)
         (folder / "README.md").write_text(model_card(runs), encoding="utf-8")
@@ -102,10 +110,8 @@ def training_seconds(run: Path) -> float:
     return total + last
 
 
-def _with_steps(decoder: DistributionDecoder, steps: int) -> DistributionDecoder:
-    changed = DistributionDecoder(
-        replace(decoder.config, steps=steps), decoder.base, decoder.codebook, decoder.calibration
-    )
+def _with_config(decoder: DistributionDecoder, config: DecoderConfig) -> DistributionDecoder:
+    changed = DistributionDecoder(config, decoder.base, decoder.codebook, decoder.calibration)
     changed.condition = decoder.condition
     return changed
 

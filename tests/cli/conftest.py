@@ -141,5 +141,5 @@ def stack(softdecode, emoji_folder, tmp_path_factory):
         )
     exported = runs / "stack"
     parts = [word for name in ("tokenizer", "vae", "vlm", "decoder") for word in (f"--{name}", runs / name)]
-    run("export", "--output", exported, *parts, "--steps", 3)
+    run("export", "--output", exported, *parts, "--steps", 3, "--noise-scale", 0.9)
     return Stack(data=emoji_folder, runs=runs, exported=exported, vlm=exported / "vlm", decoders=exported / "decoders")

@@ -8,12 +8,15 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from softdecode.errors import SoftDecodeError
 
+_MODEL_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"]
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -48,6 +51,45 @@ def refuse_missing_folder(location: str | os.PathLike[str]) -> None:
         raise SoftDecodeError(f"{location} is a file; expected a model folder")
     if looks_local and not path.is_dir():
         raise SoftDecodeError(f"there is no folder {location}; expected a model folder or a hub id")
+
+
+def config_file(location: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The `config.json` of a model folder or hub id.
+
+    Raises:
+        SoftDecodeError: there is none.
+    """
+    refuse_missing_folder(location)
+    folder = Path(location)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            found = ", ".join(sorted(item.name for item in folder.iterdir())[:10]) or "nothing"
+            raise SoftDecodeError(f"{folder} is not a model folder: looked for config.json, found {found}")
+        return folder / "config.json"
+    try:
+        return Path(hf_hub_download(str(location), "config.json", revision=revision))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise _not_found(location, error) from error
+
+
+def local_folder(location: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder itself, or a hub id's files fetched into the hub's cache: configs, text tokenizer and weights.
+
+    Raises:
+        SoftDecodeError: neither a folder nor a model on the hub.
+    """
+    refuse_missing_folder(location)
+    if Path(location).is_dir():
+        return Path(location)
+    try:
+        return Path(snapshot_download(str(location), revision=revision, allow_patterns=_MODEL_FILES))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise _not_found(location, error) from error
+
+
+def _not_found(location: str | os.PathLike[str], error: Exception) -> SoftDecodeError:
+    reason = " ".join(str(error).split())[:200]
+    return SoftDecodeError(f"{location} is neither a folder nor a model on the hub: {reason}")
 
 
 def load_pretrained(

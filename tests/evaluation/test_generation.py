@@ -12,7 +12,7 @@ from softdecode.images import to_uint8
 from softdecode.mapping import map_logits
 from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
 from softdecode.vlm.base import SamplingConfig
-from softdecode.vlm.janus import JanusTokenizer
+from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
 pytest.importorskip("torchmetrics")
 

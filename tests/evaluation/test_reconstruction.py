@@ -15,7 +15,7 @@ from softdecode.images import to_uint8, to_unit_range
 from softdecode.latents import decode_latents, encode_images
 from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
 from softdecode.vlm.base import nearest_tokens
-from softdecode.vlm.janus import JanusTokenizer
+from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
 pytest.importorskip("torchmetrics")
 

@@ -14,7 +14,7 @@ from softdecode.training.config import LoopConfig
 from softdecode.training.loop import train
 from softdecode.training.tokenizer import TokenizerConfig, TokenizerTask, build_tokenizer, round_codes
 from softdecode.vlm.base import nearest_tokens
-from softdecode.vlm.janus import JanusTokenizer
+from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
 CONFIG = TokenizerConfig(
     codes=16,

@@ -18,63 +18,22 @@ from transformers import (
     PreTrainedTokenizerBase,
     StaticCache,
 )
-from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.calibration import Calibration
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json
-from softdecode.loading import load_pretrained
+from softdecode.loading import config_file, load_pretrained, local_folder, quiet_libraries
 from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import SamplingConfig, check_prompts
+from softdecode.vlm.janus_official import load_official_janus
+from softdecode.vlm.janus_tokenizer import JanusTokenizer
 from softdecode.vlm.sampling import sample_tokens
 
-# Janus-Pro's conversation, as its authors write it for drawing: no system prompt.
+# The conversation, as the authors write it for drawing, without a system prompt: Janus-Pro's, and Janus-1.3B's.
 PROMPT_TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:"
+FIRST_PROMPT_TEMPLATE = "User: {prompt}\n\nAssistant:"
 BEGIN_OF_IMAGE = "<begin_of_image>"
 SAMPLING_FILE = "softdecode_sampling.json"
-
-
-class JanusTokenizer(nn.Module):
-    """The VQ side of Janus: a JanusVQVAE with tokens by cosine."""
-
-    def __init__(self, model: JanusVQVAE) -> None:
-        super().__init__()
-        self.model = model
-
-    @property
-    def codebook(self) -> Tensor:
-        return F.normalize(self.model.quantize.embedding.weight.detach().float(), dim=-1)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        side = self.model.quantize.quant_state_dims[0]
-        return side, side
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        stride = 2 ** (len(self.model.config.channel_multiplier) - 1)
-        return self.grid[0] * stride, self.grid[1] * stride
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        if tuple(images.shape[1:]) != (3, *self.image_size):
-            raise SoftDecodeError(
-                f"images must be [B, 3, {self.image_size[0]}, {self.image_size[1]}], got {list(images.shape)}"
-            )
-        weight = self.model.quant_conv.weight
-        hidden = self.model.encoder(images.to(weight.device, weight.dtype))
-        return self.model.quant_conv(hidden).permute(0, 2, 3, 1).float()
-
-    @torch.no_grad()
-    def decode(self, tokens: Tensor) -> Tensor:
-        flat: Any = tokens.flatten(1)  # annotated as LongTensor upstream
-        return self.model.decode(flat).float().clamp(-1, 1)
-
-    @torch.no_grad()
-    def decode_codes(self, codes: Tensor) -> Tensor:
-        weight = self.model.post_quant_conv.weight
-        unit = F.normalize(codes.to(weight.device, weight.dtype), dim=-1).permute(0, 3, 1, 2)
-        return self.model.decoder(self.model.post_quant_conv(unit)).float().clamp(-1, 1)
 
 
 class JanusModel(nn.Module):
@@ -85,6 +44,7 @@ class JanusModel(nn.Module):
         text_tokenizer: its text tokenizer.
         name: what it is called in messages.
         defaults: sampling settings; the authors' (guidance 5, temperature 1, no top-k) where None.
+        prompt_template: the conversation around a prompt; Janus-Pro's by default.
     """
 
     def __init__(
@@ -94,12 +54,14 @@ class JanusModel(nn.Module):
         *,
         name: str = "Janus",
         defaults: SamplingConfig | None = None,
+        prompt_template: str = PROMPT_TEMPLATE,
     ) -> None:
         super().__init__()
         self.model = model
         self.text_tokenizer = text_tokenizer
         self.name = name
         self.defaults = defaults or SamplingConfig()
+        self.prompt_template = prompt_template
         self.tokenizer = JanusTokenizer(model.model.vqmodel)
 
     @staticmethod
@@ -110,19 +72,28 @@ class JanusModel(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "JanusModel":
-        """Load a folder or hub id in transformers' Janus layout, strictly.
+        """Load a folder or hub id in transformers' Janus layout, or in the authors' own, strictly.
 
-        A file `softdecode_sampling.json` beside the weights replaces the authors' sampling settings.
+        A file `softdecode_sampling.json` beside the weights replaces the authors' sampling settings. Janus-1.3B, whose
+        conversation has other roles, is known by its name.
         """
-        model = load_pretrained(JanusForConditionalGeneration, location, revision=revision, dtype=dtype)
+        name = Path(location).name
+        if read_json(config_file(location, revision)).get("model_type") == "multi_modality":
+            location, revision = local_folder(location, revision), None
+            model = load_official_janus(location, dtype)
+        else:
+            model = load_pretrained(JanusForConditionalGeneration, location, revision=revision, dtype=dtype)
         try:
-            text_tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision)
+            with quiet_libraries():
+                text_tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SoftDecodeError(
                 f"cannot load the text tokenizer of {location}: {' '.join(str(error).split())}"
             ) from error
         defaults = _read_sampling(Path(location) / SAMPLING_FILE)
-        return JanusModel(model, text_tokenizer, name=Path(location).name, defaults=defaults).to(device).eval()
+        template = FIRST_PROMPT_TEMPLATE if "1.3b" in name.lower() else PROMPT_TEMPLATE
+        loaded = JanusModel(model, text_tokenizer, name=name, defaults=defaults, prompt_template=template)
+        return loaded.to(device).eval()
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +116,7 @@ class JanusModel(nn.Module):
                 f"the prompt {prompt!r} holds control tokens of {self.name}: {', '.join(control)}; leave them out"
             )
         ids = self.text_tokenizer.encode(
-            PROMPT_TEMPLATE.format(prompt=prompt) + BEGIN_OF_IMAGE, add_special_tokens=False
+            self.prompt_template.format(prompt=prompt) + BEGIN_OF_IMAGE, add_special_tokens=False
         )
         return [self._special("bos_token_id"), *ids]
 

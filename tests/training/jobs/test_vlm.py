@@ -4,7 +4,7 @@ from softdecode.images import to_unit_range
 from softdecode.training.jobs.vlm import encode_tokens
 from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
 from softdecode.vlm.base import nearest_tokens
-from softdecode.vlm.janus import JanusTokenizer
+from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
 
 def test_tokens_do_not_depend_on_the_batch(make_pictures):

@@ -14,7 +14,8 @@ from softdecode.loading import load_pretrained, save_quietly
 from softdecode.training.jobs.job import Job
 from softdecode.training.vlm import VlmConfig, VlmTask, build_vlm, train_text_tokenizer
 from softdecode.vlm.base import SamplingConfig, nearest_tokens
-from softdecode.vlm.janus import SAMPLING_FILE, JanusModel, JanusTokenizer
+from softdecode.vlm.janus import SAMPLING_FILE, JanusModel
+from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -64,16 +65,46 @@ def read_shards(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `torch.save` file, memory-mapped; nothing else is unpickled.
+    """The tensors of a `torch.save` file that holds a state dict and nothing else.
 
     Raises:
         SoftDecodeError: the file is damaged, holds other objects, or is no dict of tensors.
     """
+    return _state_dict(path, _load_tensors(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The model's tensors of a training checkpoint: bare, or under `model`, `module` or `state_dict`.
+
+    Raises:
+        SoftDecodeError: the file is absent or damaged, holds pickled objects, or no tensors.
+    """
+    content = _load_tensors(path)
+    if isinstance(content, dict):
+        for wrapper in ("model", "module", "state_dict"):
+            if isinstance(content.get(wrapper), dict):
+                return _state_dict(path, content[wrapper])
+    return _state_dict(path, content)
+
+
+def _load_tensors(path: Path) -> Any:
+    """`torch.load`, memory-mapped, that unpickles nothing but tensors and plain containers."""
+    if not path.is_file():
+        raise SoftDecodeError(f"there is no file {path}; expected a checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        raise SoftDecodeError(
+            f"{path} holds pickled Python objects, which could run any code, or is damaged; if you trust where it is "
+            f"from, save its weights alone: torch.save({{'model': torch.load('{path.name}', weights_only=False)"
+            "['model']}, 'weights.pt')"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise SoftDecodeError(f"{path} is damaged, or holds more than tensors: {reason}") from error
+        raise SoftDecodeError(f"{path} is damaged, or no checkpoint of torch: {reason}") from error
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise SoftDecodeError(f"{path} is no dict of tensors; expected a model's state dict")
     return content

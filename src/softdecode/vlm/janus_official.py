@@ -132,28 +132,31 @@ def official_config(content: Mapping[str, Any], shapes: Mapping[str, Size]) -> J
         num_image_tokens=shapes[f"{tower}.pos_embed"][1],
         depth=content["aligner_config"]["params"]["depth"],
     )
-    return JanusConfig(
-        text_config=text, vision_config=vision, vq_config=_vq_config(content, shapes), tie_word_embeddings=False
-    )
-
-
-def _vq_config(content: Mapping[str, Any], shapes: Mapping[str, Size]) -> JanusVQVAEConfig:
-    tokenizer = "gen_vision_model"
-    base = shapes[f"{tokenizer}.encoder.conv_in.weight"][0]
-    levels = _count(shapes, rf"^{tokenizer}\.encoder\.conv_blocks\.(\d+)\.")
-    codes, dim = shapes[f"{tokenizer}.quantize.embedding.weight"]
-    return JanusVQVAEConfig(
-        embed_dim=dim,
-        num_embeddings=codes,
-        latent_channels=shapes[f"{tokenizer}.quant_conv.weight"][1],
-        base_channels=base,
-        channel_multiplier=[
-            shapes[f"{tokenizer}.encoder.conv_blocks.{level}.res.0.conv1.weight"][0] // base for level in range(levels)
-        ],
-        num_res_blocks=_count(shapes, rf"^{tokenizer}\.encoder\.conv_blocks\.0\.res\.(\d+)\."),
+    vq = vq16_config(
+        shapes,
+        "gen_vision_model.",
         projection_dim=shapes["gen_head.output_mlp_projector.weight"][0],
         image_token_embed_dim=shapes["gen_head.output_mlp_projector.weight"][1],
         num_hidden_layers=content["gen_aligner_config"]["params"]["depth"],
+    )
+    return JanusConfig(text_config=text, vision_config=vision, vq_config=vq, tie_word_embeddings=False)
+
+
+def vq16_config(shapes: Mapping[str, Size], prefix: str = "", **others: Any) -> JanusVQVAEConfig:
+    """The config of a VQ-16 tokenizer, Janus's or LlamaGen's, read off its official weights' shapes."""
+    base = shapes[f"{prefix}encoder.conv_in.weight"][0]
+    levels = _count(shapes, rf"^{re.escape(prefix)}encoder\.conv_blocks\.(\d+)\.")
+    codes, dim = shapes[f"{prefix}quantize.embedding.weight"]
+    return JanusVQVAEConfig(
+        embed_dim=dim,
+        num_embeddings=codes,
+        latent_channels=shapes[f"{prefix}quant_conv.weight"][1],
+        base_channels=base,
+        channel_multiplier=[
+            shapes[f"{prefix}encoder.conv_blocks.{level}.res.0.conv1.weight"][0] // base for level in range(levels)
+        ],
+        num_res_blocks=_count(shapes, rf"^{re.escape(prefix)}encoder\.conv_blocks\.0\.res\.(\d+)\."),
+        **others,
     )
 
 

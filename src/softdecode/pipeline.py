@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -98,6 +98,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
+        top_p: float | None = None,
         return_vq: bool = False,
         output_type: Literal["pil", "pt"] = "pil",
         on_progress: Progress | None = None,
@@ -108,7 +109,7 @@ class SoftDecodePipeline(DiffusionPipeline):
             prompt: one prompt or several.
             seed: of the first image, the others count on from it; or one for each.
             num_inference_steps: denoising steps, >= 1; the decoder's own number where None.
-            guidance_scale, temperature, top_k: of the VLM, see `SamplingConfig`; its defaults where None.
+            guidance_scale, temperature, top_k, top_p: of the VLM, see `SamplingConfig`; its defaults where None.
             return_vq: decode the tokens with the VLM's VQ decoder, too.
             output_type: "pil" for RGB images, "pt" for uint8 tensors [B, 3, H, W].
             on_progress: called with (stage, done, total).
@@ -125,7 +126,13 @@ class SoftDecodePipeline(DiffusionPipeline):
         distribution = self.vlm.sample(
             prompts,
             seeds=seeds,
-            sampling=_override(self.vlm.defaults, guidance_scale, temperature, top_k),
+            sampling=_override(
+                self.vlm.defaults,
+                guidance_scale=guidance_scale,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+            ),
             calibration=self.decoder.calibration,
             on_token=on_progress and (lambda done, total: on_progress("vlm", done, total)),
         )
@@ -204,14 +211,8 @@ class SoftDecodePipeline(DiffusionPipeline):
         return _output(decoded, vq_images, distribution, output_type)
 
 
-def _override(
-    defaults: SamplingConfig, guidance_scale: float | None, temperature: float | None, top_k: int | None
-) -> SamplingConfig:
-    return SamplingConfig(
-        guidance_scale=defaults.guidance_scale if guidance_scale is None else guidance_scale,
-        temperature=defaults.temperature if temperature is None else temperature,
-        top_k=defaults.top_k if top_k is None else top_k,
-    )
+def _override(defaults: SamplingConfig, **given: float | None) -> SamplingConfig:
+    return replace(defaults, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 def _check_output_type(output_type: str) -> None:

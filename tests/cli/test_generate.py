@@ -159,7 +159,7 @@ def test_options_change_the_settings(stack, softdecode, tmp_path):
     assert softdecode("generate", "a", *stack.models, *options, "--output", tmp_path).code == 0
     record = json.loads((tmp_path / "result.json").read_text())
     assert record["steps"] == 1
-    assert record["sampling"] == {"guidance_scale": 1.5, "temperature": 0.5, "top_k": 3}
+    assert record["sampling"] == {"guidance_scale": 1.5, "temperature": 0.5, "top_k": 3, "top_p": 1.0}
     assert record["models"]["dtype"] == "bfloat16"
 
 

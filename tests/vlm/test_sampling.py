@@ -1,17 +1,20 @@
 """The sampling loop: guidance, cuts, draws that follow the probabilities, and each step's reduction."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from softdecode.calibration import Calibration
 from softdecode.errors import SoftDecodeError
 from softdecode.mapping import map_logits
 from softdecode.seeds import generator_for
 from softdecode.vlm.base import SamplingConfig
-from softdecode.vlm.sampling import draw, guide, keep_top_k, sample_tokens
+from softdecode.vlm.sampling import draw, guide, keep_top_k, keep_top_p, sample_tokens
 
 SIZE, GRID = 12, (2, 3)
 PLAIN = SamplingConfig(guidance_scale=1.0)
@@ -236,3 +239,33 @@ def test_progress_counts_every_token(make_codebook):
     counted = []
     run(codebook=make_codebook(SIZE), on_token=lambda *n: counted.append(n))
     assert counted == [(done, 6) for done in range(1, 7)]
+
+
+# --- top-p --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.05, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.95, 4), (1.0, 4)]
+)
+def test_top_p_keeps_the_most_probable_codes_whose_mass_first_exceeds_it(top_p, kept):
+    probs = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
+    found = keep_top_p(probs.log(), top_p).exp()
+    expected = torch.where(probs.argsort(-1, descending=True).argsort(-1) < kept, probs, torch.zeros(()))
+    torch.testing.assert_close(found, expected)
+
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "llamagen_t2i"
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="needs LlamaGen's golden probabilities, which are not here")
+def test_the_filters_are_llamagens():
+    numbers = load_file(GOLDEN / "sampling.safetensors")
+    for case in json.loads((GOLDEN / "sampling.json").read_text()):
+        logits = keep_top_p(keep_top_k(numbers["logits"] / case["temperature"], case["top_k"]), case["top_p"])
+        torch.testing.assert_close(logits.softmax(-1), numbers[case["tensor"]], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("top_p", [0.0, -0.1, 1.1, float("nan")])
+def test_a_share_out_of_range_is_refused(top_p):
+    with pytest.raises(SoftDecodeError, match="top_p"):
+        SamplingConfig(top_p=top_p)

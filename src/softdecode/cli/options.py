@@ -82,6 +82,8 @@ class SamplingOptions:
     """>= 0; 0 takes the most probable token."""
     top_k: int | None = None
     """Tokens to draw from; 0 is all."""
+    top_p: float | None = None
+    """Draw from the most probable tokens with this share of the probability, in (0, 1]; 1 is all."""
 
     def over(self, defaults: SamplingConfig) -> SamplingConfig:
         given = {name: value for name, value in asdict(self).items() if value is not None}

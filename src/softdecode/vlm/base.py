@@ -20,12 +20,15 @@ class SamplingConfig:
     Attributes:
         guidance_scale: classifier-free guidance w >= 0: logits = uncond + w·(cond - uncond); 1 is none.
         temperature: > 0, divides the guided logits; 0 takes the most probable token.
-        top_k: tokens to draw from; 0 is all. The belief that is mapped is the one before this cut.
+        top_k: tokens to draw from; 0 is all.
+        top_p: the most probable tokens are drawn from whose mass, among the top_k, first exceeds this share, in (0, 1].
+            The belief that is mapped is the one before either cut.
     """
 
     guidance_scale: float = 5.0
     temperature: float = 1.0
     top_k: int = 0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         if not (0 <= self.guidance_scale < math.inf and 0 <= self.temperature < math.inf and self.top_k >= 0):
@@ -33,6 +36,8 @@ class SamplingConfig:
                 "guidance_scale, temperature and top_k must be finite and not negative, got "
                 f"{self.guidance_scale}, {self.temperature} and {self.top_k}"
             )
+        if not 0 < self.top_p <= 1:
+            raise SoftDecodeError(f"top_p is a share of the probability, in (0, 1], got {self.top_p}")
 
 
 @runtime_checkable

@@ -30,6 +30,17 @@ def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
     return logits.masked_fill(logits < least, -torch.inf)
 
 
+def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
+    """All but the most probable codes become -inf, those whose mass first exceeds `top_p`; 1 keeps all of [B, V]."""
+    if top_p >= 1:
+        return logits
+    ranked, order = logits.float().sort(dim=-1, descending=True)
+    before = ranked.softmax(-1).cumsum(-1).roll(1, -1)
+    before[..., 0] = 0  # the most probable code stays, whatever its mass
+    kept = ranked.masked_fill(before > top_p, -torch.inf)
+    return torch.empty_like(kept).scatter_(-1, order, kept)
+
+
 def draw(logits: Tensor, sampling: SamplingConfig, generators: Sequence[torch.Generator]) -> Tensor:
     """Draw one token for each row of tempered logits [B, V]: [B] int64.
 
@@ -40,7 +51,7 @@ def draw(logits: Tensor, sampling: SamplingConfig, generators: Sequence[torch.Ge
         raise SoftDecodeError(f"{len(logits)} rows of logits need as many generators, got {len(generators)}")
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    probs = log_probabilities(keep_top_k(logits, sampling.top_k)).exp().cpu().double()
+    probs = log_probabilities(keep_top_p(keep_top_k(logits, sampling.top_k), sampling.top_p)).exp().cpu().double()
     cumulative = probs.cumsum(-1)
     uniform = torch.cat([torch.rand(1, generator=generator, dtype=torch.float64) for generator in generators])
     # Below the total, and right of every code without mass before it.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Size, Tensor
 
 from softdecode.errors import SoftDecodeError
 
@@ -166,6 +166,33 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 @torch.no_grad()
+def check_fit(expected: Mapping[str, Size], found: Mapping[str, Size], origin: str) -> None:
+    """Refuse missing, unexpected and misshaped weights, all of them listed.
+
+    Args:
+        expected: shapes of a module's tensors by name.
+        found: shapes of what was read.
+        origin: where from, for the message.
+
+    Raises:
+        SoftDecodeError: the names or shapes differ.
+    """
+    missing = sorted(expected.keys() - found.keys())
+    unexpected = sorted(found.keys() - expected.keys())
+    misshaped = [
+        f"{name} is {list(found[name])}, expected {list(expected[name])}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshaped", misshaped))
+        if names
+    ]
+    if problems:
+        raise SoftDecodeError(f"{origin} does not fit the model: {'; '.join(problems)}")
+
+
 def load_strictly(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy `tensors` into `state`, refusing missing, unexpected and misshaped keys, all of them listed.
 
@@ -177,20 +204,11 @@ def load_strictly(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], or
     Raises:
         SoftDecodeError: the keys or shapes differ.
     """
-    missing = sorted(state.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - state.keys())
-    misshaped = [
-        f"{name} is {list(tensors[name].shape)}, expected {list(state[name].shape)}"
-        for name in sorted(state.keys() & tensors.keys())
-        if tensors[name].shape != state[name].shape
-    ]
-    problems = [
-        f"{len(names)} {kind}: {', '.join(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("misshaped", misshaped))
-        if names
-    ]
-    if problems:
-        raise SoftDecodeError(f"{origin} does not fit the model: {'; '.join(problems)}")
+    check_fit(
+        {name: value.shape for name, value in state.items()},
+        {name: value.shape for name, value in tensors.items()},
+        origin,
+    )
     for name, value in state.items():
         value.copy_(tensors[name])
 

@@ -17,7 +17,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, JanusVision
 from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 
 from softdecode.errors import SoftDecodeError
-from softdecode.files import read_json
+from softdecode.files import check_fit, read_json
 from softdecode.shards import read_shards
 
 # Official names to transformers', applied in order; names that match nothing are the same in both.
@@ -71,29 +71,16 @@ def load_official_janus(folder: Path, dtype: torch.dtype) -> JanusForConditional
         config = official_config(content, shapes)
     except (KeyError, TypeError, IndexError, ZeroDivisionError) as error:
         raise SoftDecodeError(f"{folder} is not a whole Janus checkpoint in the official layout: {error!r}") from error
-    with init_empty_weights():
+    with init_empty_weights(include_buffers=False):
         model = JanusForConditionalGeneration(config)
-    expected = dict(model.state_dict())
-    seen: set[str] = set()
-    unexpected, misshaped = [], []
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    found: dict[str, Size] = {}
     for official, value in read_shards(folder):
         for name, part in converted(official, value):
-            if name not in expected:
-                unexpected.append(official)
-            elif part.shape != expected[name].shape:
-                misshaped.append(f"{official} is {list(part.shape)}, expected {list(expected[name].shape)}")
-            else:
-                seen.add(name)
+            found[name] = part.shape
+            if expected.get(name) == part.shape:
                 model.load_state_dict({name: part.to(dtype, copy=True)}, strict=False, assign=True)
-    problems = [
-        f"{len(names)} {kind}: {', '.join(sorted(names))}"
-        for kind, names in (
-            ("missing", expected.keys() - seen), ("unexpected", unexpected), ("misshaped", misshaped),
-        )
-        if names
-    ]  # fmt: skip
-    if problems:
-        raise SoftDecodeError(f"the weights in {folder} do not fit Janus: {'; '.join(problems)}")
+    check_fit(expected, found, str(folder))
     return model.eval().requires_grad_(False)
 
 

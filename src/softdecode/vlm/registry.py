@@ -15,6 +15,7 @@ from softdecode.vlm.base import ImageTokenModel
 FAMILIES: dict[str, str] = {
     "janus": "softdecode.vlm.janus:JanusModel",
     "multi_modality": "softdecode.vlm.janus:JanusModel",  # Janus in its authors' own layout
+    "llamagen": "softdecode.vlm.llamagen.model:LlamaGenModel",
 }
 
 

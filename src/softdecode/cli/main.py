@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate reconstruction": ("softdecode.cli.evaluate_reconstruction", "measure every decoder on held-out pictures"),
     "evaluate generation": ("softdecode.cli.evaluate_generation", "measure drawn pictures against real ones"),
     "export": ("softdecode.cli.export", "collect trained runs in the layout that the library ships"),
+    "convert-llamagen": ("softdecode.cli.convert_llamagen", "make a model folder of LlamaGen's checkpoint files"),
     "doctor": ("softdecode.cli.doctor", "check a model folder: files, keys, hashes, one tiny decode"),
 }
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from importlib.metadata import entry_points
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,7 @@ from softdecode.files import read_json
 from softdecode.loading import config_file
 from softdecode.vlm.base import ImageTokenModel
 
+ENTRY_POINTS = "softdecode.vlm"
 # model_type in config.json -> "module:Class" with a `from_pretrained`
 FAMILIES: dict[str, str] = {
     "janus": "softdecode.vlm.janus:JanusModel",
@@ -35,8 +37,21 @@ def load_vlm(
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type is None:
         raise SoftDecodeError(f"the config.json of {location} names no model_type; it is not that of a VLM")
-    if model_type not in FAMILIES:
-        raise SoftDecodeError(f"{location} is a {model_type!r} model; softdecode knows {', '.join(sorted(FAMILIES))}")
-    module, _, name = FAMILIES[model_type].partition(":")
-    family: Any = getattr(importlib.import_module(module), name)
+    known = families()
+    if model_type not in known:
+        raise SoftDecodeError(f"{location} is a {model_type!r} model; softdecode knows {', '.join(sorted(known))}")
+    module, _, name = known[model_type].partition(":")
+    try:
+        family: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SoftDecodeError(f"the family {model_type!r} names {known[model_type]}, which fails: {error}") from error
     return cast(ImageTokenModel, family.from_pretrained(location, revision=revision, device=device, dtype=dtype))
+
+
+def families() -> dict[str, str]:
+    """All known families: those of installed packages, by entry points of the group `softdecode.vlm`, and ours.
+
+    An entry point's name is a `model_type`, its value "module:Class". Ours cannot be replaced.
+    """
+    others = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+    return {**others, **FAMILIES}

@@ -7,7 +7,13 @@ from typing import Annotated
 import torch
 import tyro
 
-from softdecode.cli.evaluation_options import load_decoders, load_extractor, write_results, write_sheet
+from softdecode.cli.evaluation_options import (
+    decoder_settings,
+    load_decoders,
+    load_extractor,
+    write_results,
+    write_sheet,
+)
 from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse, progress_bars
 from softdecode.data.emoji import load_emoji
 from softdecode.data.prompts import held_in_prompts
@@ -86,6 +92,7 @@ class EvaluateGeneration:
             "seed": self.seed,
             "sampling": asdict(sampling),
             "vlm_seconds": seconds,
+            "decoders": {name: decoder_settings(decoder) for name, decoder in decoders.items()},
             "models": self.models.settings(),
             "codebook_sha256": next(iter(decoders.values())).config.codebook_sha256,
         }

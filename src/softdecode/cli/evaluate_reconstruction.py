@@ -7,7 +7,13 @@ from typing import Annotated
 import torch
 import tyro
 
-from softdecode.cli.evaluation_options import load_decoders, load_extractor, write_results, write_sheet
+from softdecode.cli.evaluation_options import (
+    decoder_settings,
+    load_decoders,
+    load_extractor,
+    write_results,
+    write_sheet,
+)
 from softdecode.cli.options import ModelOptions, check_positive, parse, progress_bars
 from softdecode.data.emoji import load_emoji
 from softdecode.errors import SoftDecodeError
@@ -79,6 +85,7 @@ class EvaluateReconstruction:
             "resolution": list(vlm.tokenizer.image_size),
             "resizer": "none: pictures are 64 px as published (fluent: Lanczos from 256 px)",
             "seed": self.seed,
+            "decoders": {name: decoder_settings(decoder) for name, decoder in decoders.items()},
             "models": self.models.settings(),
             "codebook_sha256": next(iter(decoders.values())).config.codebook_sha256,
         }

@@ -44,6 +44,18 @@ def load_decoders(folders: Sequence[Path], models: ModelOptions) -> dict[str, Di
     return decoders
 
 
+def decoder_settings(decoder: DistributionDecoder) -> dict[str, object]:
+    """What a result file says of a decoder besides its name: mode, sampling and calibration."""
+    config, calibration = decoder.config, decoder.calibration
+    return {
+        "mode": config.mode,
+        "draft": config.draft,
+        "noise_scale": config.noise_scale,
+        "kappa": calibration.kappa,
+        "epsilon": calibration.epsilon,
+    }
+
+
 def _table_order(folder: Path) -> int:
     order = ("hard", "soft-raw", "soft", "joint")
     return order.index(folder.name) if folder.name in order else len(order)

@@ -52,8 +52,7 @@ def export_stack(
             save_quietly(model, folder / "base" / name)
         for source in sorted((trained / "decoders").iterdir()):
             decoder = DistributionDecoder.from_pretrained(source)
-            if sampling:
-                decoder = _with_config(decoder, replace(decoder.config, **sampling))
+            decoder = _with_config(decoder, replace(decoder.config, vlm=output.name, **sampling))
             card = (source / "README.md").read_text(encoding="utf-8")
             decoder.save_pretrained(folder / "decoders" / source.name, card, dtype=dtype)
         (folder / "README.md").write_text(model_card(runs), encoding="utf-8")

@@ -1,15 +1,18 @@
 """Janus in its authors' layout against the numbers of their own code, where those files are at hand."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from softdecode.errors import SoftDecodeError
 from softdecode.training.vlm import teacher_forced_logits
 from softdecode.vlm.base import SamplingConfig, nearest_tokens
 from softdecode.vlm.janus import FIRST_PROMPT_TEMPLATE, JanusModel
+from softdecode.vlm.janus_official import converted
 from softdecode.vlm.registry import load_vlm
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "janus"
@@ -107,3 +110,48 @@ def test_vision_features(vlm, numbers):
         aligned = vlm.model.model.aligner(vision)
     assert_near(vision, numbers["vision_features"], 2e-4)
     assert_near(aligned, numbers["aligned_features"], 2e-4)
+
+
+# --- damaged folders ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repo(tmp_path):
+    return shutil.copytree(GOLDEN / "repo", tmp_path / "repo")
+
+
+def test_weights_that_do_not_fit_are_all_listed(repo):
+    path = repo / "pytorch_model-00002-of-00002.bin"
+    weights = torch.load(path, weights_only=True)
+    # Two that no size is read off; another name each in transformers.
+    absent, narrow = [name for name in weights if name.startswith(("language_model.model.layers", "gen_embed"))][:2]
+    (ours_absent, _), (ours_narrow, _) = (next(converted(name, weights[name])) for name in (absent, narrow))
+    del weights[absent]
+    weights[narrow] = weights[narrow][..., :-1].clone()
+    torch.save({**weights, "surplus.weight": torch.ones(2)}, path)
+    with pytest.raises(SoftDecodeError) as caught:
+        load_vlm(repo)
+    message = str(caught.value)
+    assert f"1 missing: {ours_absent};" in message
+    assert "1 unexpected: surplus.weight;" in message
+    assert f"1 misshaped: {ours_narrow} is" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pytorch_model-00002-of-00002.bin", "lacks weight files that its index names"),
+        ("pytorch_model.bin.index.json", "holds no weights: looked for"),
+        ("tokenizer.json", "cannot load the text tokenizer"),
+    ],
+)
+def test_a_missing_file_is_named(name, message, repo):
+    (repo / name).unlink()
+    with pytest.raises(SoftDecodeError, match=message):
+        load_vlm(repo)
+
+
+def test_a_config_without_its_parts_is_refused(repo):
+    (repo / "config.json").write_text(json.dumps({"model_type": "multi_modality"}))
+    with pytest.raises(SoftDecodeError, match=r"not a whole Janus checkpoint .*language_config"):
+        load_vlm(repo)

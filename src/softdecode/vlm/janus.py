@@ -90,6 +90,13 @@ class JanusModel(nn.Module):
             raise SoftDecodeError(
                 f"cannot load the text tokenizer of {location}: {' '.join(str(error).split())}"
             ) from error
+        words = "red apple"  # without tokenizer.json the library makes an empty tokenizer, and says nothing
+        read_back = text_tokenizer.decode(text_tokenizer.encode(words, add_special_tokens=False))
+        if BEGIN_OF_IMAGE not in text_tokenizer.get_vocab() or words not in str(read_back):
+            raise SoftDecodeError(
+                f"cannot load the text tokenizer of {location}: it lacks words or {BEGIN_OF_IMAGE}; "
+                "its files are incomplete"
+            )
         defaults = _read_sampling(Path(location) / SAMPLING_FILE)
         template = FIRST_PROMPT_TEMPLATE if "1.3b" in name.lower() else PROMPT_TEMPLATE
         loaded = JanusModel(model, text_tokenizer, name=name, defaults=defaults, prompt_template=template)

@@ -165,7 +165,6 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise SoftDecodeError(f"{path} is damaged or not a safetensors file ({error}); fetch it again") from error
 
 
-@torch.no_grad()
 def check_fit(expected: Mapping[str, Size], found: Mapping[str, Size], origin: str) -> None:
     """Refuse missing, unexpected and misshaped weights, all of them listed.
 
@@ -193,6 +192,7 @@ def check_fit(expected: Mapping[str, Size], found: Mapping[str, Size], origin: s
         raise SoftDecodeError(f"{origin} does not fit the model: {'; '.join(problems)}")
 
 
+@torch.no_grad()
 def load_strictly(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy `tensors` into `state`, refusing missing, unexpected and misshaped keys, all of them listed.
 

@@ -3,7 +3,6 @@
 Paper section B.3; spec section 3.
 """
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from softdecode import flow
-from softdecode.base import FluxBase
+from softdecode.base import DecoderBase, load_base
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditionEncoder, ConditioningMode, condition_inputs
 from softdecode.errors import SoftDecodeError
@@ -92,7 +91,7 @@ class DistributionDecoder(nn.Module):
 
     codebook: Tensor
 
-    def __init__(self, config: DecoderConfig, base: FluxBase, codebook: Tensor, calibration: Calibration) -> None:
+    def __init__(self, config: DecoderConfig, base: DecoderBase, codebook: Tensor, calibration: Calibration) -> None:
         super().__init__()
         if tensor_sha256(codebook) != config.codebook_sha256 or codebook.shape[-1] != config.code_dim:
             raise SoftDecodeError(f"the codebook given is not the one this decoder was made for ({config.vlm})")
@@ -101,7 +100,7 @@ class DistributionDecoder(nn.Module):
         self.calibration = calibration
         self.token_grid = base.token_grid(config.image_size)
         code_channels = config.code_dim * (2 if config.mode == "joint" else 1)
-        draft_channels = 4 * base.vae.config["latent_channels"] if config.draft else 0
+        draft_channels = base.token_channels if config.draft else 0
         self.condition = ConditionEncoder(code_channels, config.hidden_channels, base.token_dim, draft_channels)
         self.register_buffer("codebook", codebook.to(torch.float32), persistent=False)
 
@@ -156,9 +155,8 @@ class DistributionDecoder(nn.Module):
             raise SoftDecodeError(f"{len(distribution)} images need as many decoder seeds, got {len(seeds)}")
         times = flow.sampling_times(self.config.steps if steps is None else steps, self.flow_shift)
         condition = self.condition_tokens(distribution.to(self.device), draft)
-        channels = self.base.vae.config["latent_channels"]
         rows, columns = self.token_grid
-        noise = pack(image_noise(seeds, (channels, 2 * rows, 2 * columns), "decoder")).to(self.device)
+        noise = pack(image_noise(seeds, (self.base.latent_channels, 2 * rows, 2 * columns), "decoder")).to(self.device)
         noise = noise * self.config.noise_scale
 
         def velocity(tokens: Tensor, time: float) -> Tensor:
@@ -210,7 +208,7 @@ class DistributionDecoder(nn.Module):
     def from_pretrained(
         folder: str | os.PathLike[str],
         *,
-        base: FluxBase | None = None,
+        base: DecoderBase | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "DistributionDecoder":
@@ -234,9 +232,9 @@ class DistributionDecoder(nn.Module):
             raise SoftDecodeError(f"{folder / 'model.safetensors'} holds no codebook; it is not a decoder's")
         codebook = tensors.pop("codebook")
         if base is None:
-            base = FluxBase.from_pretrained(base_location(folder, config), revision=config.base_revision, dtype=dtype)
+            base = load_base(base_location(folder, config), revision=config.base_revision, dtype=dtype)
         elif config.trained != "adapter":
-            base = FluxBase(copy.deepcopy(base.transformer), base.vae)
+            base = base.with_own_transformer()
         decoder = DistributionDecoder(config, base, codebook, calibration).to(dtype)
         load_strictly(decoder._own_state(), tensors, str(folder / "model.safetensors"))
         return decoder.to(device).eval().requires_grad_(False)

@@ -53,21 +53,21 @@ def refuse_missing_folder(location: str | os.PathLike[str]) -> None:
         raise SoftDecodeError(f"there is no folder {location}; expected a model folder or a hub id")
 
 
-def config_file(location: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The `config.json` of a model folder or hub id.
+def config_file(location: str | os.PathLike[str], revision: str | None = None, *, subfolder: str = "") -> Path:
+    """The `config.json` of a model folder or hub id, or of a subfolder there.
 
     Raises:
         SoftDecodeError: there is none.
     """
     refuse_missing_folder(location)
-    folder = Path(location)
-    if folder.is_dir():
+    folder = Path(location) / subfolder
+    if Path(location).is_dir():
         if not (folder / "config.json").is_file():
-            found = ", ".join(sorted(item.name for item in folder.iterdir())[:10]) or "nothing"
-            raise SoftDecodeError(f"{folder} is not a model folder: looked for config.json, found {found}")
+            found = ", ".join(sorted(item.name for item in folder.iterdir())[:10]) if folder.is_dir() else ""
+            raise SoftDecodeError(f"{folder} is not a model folder: looked for config.json, found {found or 'nothing'}")
         return folder / "config.json"
     try:
-        return Path(hf_hub_download(str(location), "config.json", revision=revision))
+        return Path(hf_hub_download(str(location), "config.json", subfolder=subfolder or None, revision=revision))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise _not_found(location, error) from error
 

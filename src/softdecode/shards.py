@@ -1,16 +1,19 @@
 """Weight files of a model folder, sharded or not, read one at a time without unpickling anything but tensors."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Size, Tensor, nn
 
 from softdecode.errors import SoftDecodeError
-from softdecode.files import read_json
+from softdecode.files import check_fit, read_json
+
+Model = TypeVar("Model", bound=nn.Module)
 
 # In the order in which they are looked for: safetensors before pickles, indices before single files.
 _NAMES = (
@@ -54,14 +57,100 @@ def read_shards(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """
     for shard in shard_files(folder):
         if shard.suffix == ".safetensors":
-            try:
-                with safe_open(shard, "pt") as file:
-                    for name in file.keys():  # noqa: SIM118 - it is no dict
-                        yield name, file.get_tensor(name)
-            except SafetensorError as error:
-                raise SoftDecodeError(f"{shard} is damaged or no safetensors file: {error}") from error
-            continue
-        yield from read_pickle(shard).items()
+            yield from read_safetensors(shard)
+        else:
+            yield from read_pickle(shard).items()
+
+
+def read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of a safetensors file, read one by one.
+
+    Raises:
+        SoftDecodeError: the file is damaged or absent.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise SoftDecodeError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def safetensors_shapes(path: Path) -> dict[str, Size]:
+    """Shapes of a safetensors file's tensors by name, from its header alone.
+
+    Raises:
+        SoftDecodeError: the file is damaged or absent.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise SoftDecodeError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+def shard_shapes(folder: Path) -> dict[str, Size]:
+    """Shapes of all weights of a folder by name, without reading them.
+
+    Raises:
+        SoftDecodeError: see `read_shards`.
+    """
+    shapes: dict[str, Size] = {}
+    for shard in shard_files(folder):
+        if shard.suffix == ".safetensors":
+            shapes |= safetensors_shapes(shard)
+        else:
+            shapes |= {name: value.shape for name, value in read_pickle(shard).items()}
+    return shapes
+
+
+def count_parts(names: Iterable[str], pattern: str) -> int:
+    """How many numbered parts there are: one more than the greatest number that a pattern's group finds in the names.
+
+    Raises:
+        KeyError: the pattern matches none.
+    """
+    numbers = [int(found[1]) for name in names if (found := re.search(pattern, name))]
+    if not numbers:
+        raise KeyError(pattern)
+    return 1 + max(numbers)
+
+
+def fill(model: Model, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype, origin: str) -> Model:
+    """Give a model without weights (on the meta device) these, one by one, strictly.
+
+    Args:
+        model: its weights are replaced.
+        weights: (name, tensor) by the model's own names.
+        dtype: of the weights given.
+        origin: where from, for the message.
+
+    Returns:
+        The model in eval mode, frozen.
+
+    Raises:
+        SoftDecodeError: missing, unexpected or misshaped weights, all of them listed.
+    """
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    found: dict[str, Size] = {}
+    for name, value in weights:
+        found[name] = value.shape
+        if expected.get(name) == value.shape:
+            model.load_state_dict({name: value.to(dtype, copy=True)}, strict=False, assign=True)
+    check_fit(expected, found, origin)
+    return model.eval().requires_grad_(False)
+
+
+def rules(*pairs: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
+    """Rules for `renamed`: (pattern, replacement) pairs."""
+    return [(re.compile(pattern), replacement) for pattern, replacement in pairs]
+
+
+def renamed(name: str, given: Sequence[tuple[re.Pattern[str], str]]) -> str:
+    """A weight's name after all rules, applied in order; where none matches, the name itself."""
+    for pattern, replacement in given:
+        name = pattern.sub(replacement, name)
+    return name
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from softdecode.base import FluxBase
+from softdecode.base import DecoderBase
 from softdecode.cli.options import ModelOptions
 from softdecode.decoder import DistributionDecoder, base_location, read_config
 from softdecode.device import resolve_device, resolve_placement
@@ -29,7 +29,7 @@ def load_decoders(folders: Sequence[Path], models: ModelOptions) -> dict[str, Di
         raise SoftDecodeError("the embedded decoders are not installed; name decoders with --decoders")
     chosen = list(folders) or sorted((EMBEDDED / "decoders").iterdir(), key=_table_order)
     device, dtype = resolve_placement(models.device, models.dtype)
-    bases: dict[tuple[str, str | None], FluxBase] = {}
+    bases: dict[tuple[str, str | None], DecoderBase] = {}
     decoders = {}
     for folder in chosen:
         config = read_config(folder)

@@ -9,7 +9,8 @@ import torch
 from softdecode import flow
 from softdecode.calibration import Calibration
 from softdecode.conditioning import condition_inputs
-from softdecode.decoder import DecoderConfig, DistributionDecoder, is_trained, read_config
+from softdecode.decoder import DistributionDecoder
+from softdecode.decoder_config import DecoderConfig, is_trained, read_config
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_tensors, tensor_sha256, write_tensors
 from softdecode.latents import decode_latents, encode_images, pack, unpack

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from softdecode.calibration import Calibration, proxy_logits
-from softdecode.decoder import DecoderConfig, DistributionDecoder
+from softdecode.decoder import DistributionDecoder
+from softdecode.decoder_config import DecoderConfig
 from softdecode.errors import SoftDecodeError
 from softdecode.files import tensor_sha256
 from softdecode.images import from_pil, to_uint8

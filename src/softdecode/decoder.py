@@ -5,9 +5,8 @@ Paper section B.3; spec section 3.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +15,11 @@ from softdecode import flow
 from softdecode.base import DecoderBase, load_base
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditionEncoder, ConditioningMode, condition_inputs
+from softdecode.decoder_config import FORMAT, DecoderConfig, base_location, is_trained, read_config
 from softdecode.errors import SoftDecodeError
 from softdecode.files import (
     atomic_folder,
     load_strictly,
-    read_json,
     read_tensors,
     tensor_sha256,
     write_json,
@@ -31,52 +30,7 @@ from softdecode.latents import decode_latents, encode_images, pack, unpack
 from softdecode.mapping import TokenDistribution
 from softdecode.seeds import image_noise
 
-TrainedPart = Literal["adapter", "attention", "all"]
-_FORMAT = "softdecode-decoder-1"
 _CODEBOOK_TOLERANCE = 1e-2  # unit vectors: bfloat16 rounds by 2e-3, other codebooks differ by about 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """What a decoder is; stored as `config.json` in its folder.
-
-    Attributes:
-        mode: what the decoder sees of a distribution.
-        code_dim: dimension d of the codebook.
-        hidden_channels: width d_h of the condition encoder.
-        image_size: (height, width) in pixels that it was trained at.
-        base: the base model, a hub id, or a path, relative ones from the decoder's folder.
-        base_revision: revision of the base on the hub.
-        trained: which part of the transformer differs from the base's.
-        codebook_sha256: identity of the codebook it was trained for.
-        vlm: the VLM that codebook belongs to, for messages.
-        steps: denoising steps used where none are asked for.
-        draft: whether it also sees the picture that the VQ decoder makes of the chosen tokens (spec section 3, beyond
-            the paper).
-        noise_scale: standard deviation of the initial noise; 1 is the flow's own, less trades
-            variety for fewer artefacts (a sampling temperature).
-    """
-
-    mode: ConditioningMode
-    code_dim: int
-    hidden_channels: int
-    image_size: tuple[int, int]
-    base: str
-    base_revision: str | None = None
-    trained: TrainedPart = "attention"
-    codebook_sha256: str
-    vlm: str
-    steps: int = 30
-    draft: bool = False
-    noise_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.mode not in get_args(ConditioningMode) or self.trained not in get_args(TrainedPart):
-            raise SoftDecodeError(f"unknown mode {self.mode!r} or trained part {self.trained!r} in a decoder's config")
-        if self.steps < 1:
-            raise SoftDecodeError(f"a decoder needs at least 1 step, its config says {self.steps}")
-        if not 0 <= self.noise_scale <= 2:
-            raise SoftDecodeError(f"a decoder's noise scale must lie in [0, 2], its config says {self.noise_scale}")
 
 
 class DistributionDecoder(nn.Module):
@@ -179,15 +133,55 @@ class DistributionDecoder(nn.Module):
         Raises:
             SoftDecodeError: the codebooks differ.
         """
-        given = codebook.to(self.codebook.device, torch.float32)
-        same = given.shape == self.codebook.shape
-        if not (same and bool((given - self.codebook).abs().max() <= _CODEBOOK_TOLERANCE)):  # NaN is not the same
-            found = tensor_sha256(given)
+        if not self.fits_codebook(codebook):
+            found = tensor_sha256(codebook.to(torch.float32))
             raise SoftDecodeError(
                 f"this decoder was trained for the codebook of {self.config.vlm} "
                 f"({self.config.codebook_sha256[:12]}), but {owner} has another ({found[:12]}); "
                 "use the decoder of this VLM, or train one"
             )
+
+    def fits_codebook(self, codebook: Tensor) -> bool:
+        """Whether this decoder was trained for a codebook [V, d]."""
+        given = codebook.to(self.codebook.device, torch.float32)
+        same = given.shape == self.codebook.shape
+        return same and bool((given - self.codebook).abs().max() <= _CODEBOOK_TOLERANCE)  # NaN is not the same
+
+    @staticmethod
+    def untrained(
+        base: DecoderBase,
+        codebook: Tensor,
+        *,
+        vlm: str,
+        image_size: tuple[int, int],
+        base_name: str,
+        base_revision: str | None = None,
+        mode: ConditioningMode = "soft",
+        hidden_channels: int = 64,
+    ) -> "DistributionDecoder":
+        """A decoder that has learnt nothing yet: it denoises as its base does, whatever the condition.
+
+        Args:
+            base: where training starts.
+            codebook: [V, d], of the VLM.
+            vlm: the VLM's name.
+            image_size: (height, width) in pixels of the VLM's pictures.
+            base_name, base_revision: what the config shall say of the base.
+            mode, hidden_channels: see `DecoderConfig`.
+        """
+        config = DecoderConfig(
+            mode=mode,
+            code_dim=codebook.shape[-1],
+            hidden_channels=hidden_channels,
+            image_size=image_size,
+            base=base_name,
+            base_revision=base_revision,
+            trained="none",
+            codebook_sha256=tensor_sha256(codebook),
+            vlm=vlm,
+        )
+        decoder = DistributionDecoder(config, base, codebook, Calibration())
+        return decoder.eval().requires_grad_(False)
 
     def save_pretrained(self, folder: str | os.PathLike[str], card: str, dtype: torch.dtype = torch.bfloat16) -> None:
         """Write `config.json`, `calibration.json`, `model.safetensors` (only what was trained) and `README.md`.
@@ -199,7 +193,7 @@ class DistributionDecoder(nn.Module):
         """
         tensors = {name: value.to(dtype) for name, value in self._own_state().items()}
         with atomic_folder(folder) as temporary:
-            write_json(temporary / "config.json", {"format": _FORMAT, **asdict(self.config)})
+            write_json(temporary / "config.json", {"format": FORMAT, **asdict(self.config)})
             self.calibration.save(temporary / "calibration.json")
             write_tensors(temporary / "model.safetensors", {**tensors, "codebook": self.codebook})
             (temporary / "README.md").write_text(card, encoding="utf-8")
@@ -245,33 +239,3 @@ class DistributionDecoder(nn.Module):
             if is_trained(name, self.config.trained):
                 state[f"transformer.{name}"] = value
         return state
-
-
-def is_trained(name: str, part: TrainedPart) -> bool:
-    """Whether a transformer's parameter belongs to the trained part (paper: attention and adapter)."""
-    return part == "all" or (part == "attention" and ".attn." in name)
-
-
-def base_location(folder: str | os.PathLike[str], config: DecoderConfig) -> str | Path:
-    """Where a decoder's base is: a folder relative to the decoder's, if it exists, else the path or hub id itself."""
-    beside = Path(folder) / config.base
-    return beside.resolve() if config.base.startswith(".") or beside.is_dir() else config.base
-
-
-def read_config(folder: str | os.PathLike[str]) -> DecoderConfig:
-    """Read a decoder folder's `config.json`.
-
-    Raises:
-        SoftDecodeError: no decoder there, or an unknown format.
-    """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        found = ", ".join(sorted(item.name for item in folder.iterdir())) if folder.is_dir() else "no such folder"
-        raise SoftDecodeError(f"{folder} is not a decoder: looked for config.json, found {found or 'nothing'}")
-    content = read_json(folder / "config.json")
-    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-        raise SoftDecodeError(f"{folder / 'config.json'} is not a decoder's config (expected format {_FORMAT})")
-    try:
-        return DecoderConfig(**{**content, "image_size": tuple(content["image_size"])})
-    except (KeyError, TypeError) as error:
-        raise SoftDecodeError(f"{folder / 'config.json'} is not a whole decoder config: {error}") from error

@@ -12,12 +12,15 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
+from softdecode.base import load_base
 from softdecode.calibration import proxy_distribution
 from softdecode.decoder import DistributionDecoder
+from softdecode.default_decoder import default_decoder
 from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
 from softdecode.images import from_pil, to_pil, to_uint8
 from softdecode.mapping import TokenDistribution
+from softdecode.models import DEFAULT_VLM, EMBEDDED
 from softdecode.vlm.base import ImageTokenModel, SamplingConfig
 from softdecode.vlm.registry import load_vlm
 
@@ -64,29 +67,33 @@ class SoftDecodePipeline(DiffusionPipeline):
         decoder: str | os.PathLike[str] | None = None,
         *,
         vlm: str | os.PathLike[str] | ImageTokenModel | None = None,
+        base: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> "SoftDecodePipeline":
-        """Load a decoder and the VLM it belongs to.
+        """Load a VLM and a decoder for it.
 
         Args:
-            decoder: a decoder's folder; the embedded one where None.
+            decoder: a decoder's folder; where None, the embedded one if it is this VLM's, else an untrained one on
+                `base`, with an `UntrainedDecoderWarning`.
             vlm: a VLM, or its folder or hub id; the embedded one where neither it nor a decoder is named.
+            base: where the decoder's base is (see `load_base`), if not where its config says; for an untrained
+                decoder the embedded base where None.
             device: auto (the default), cpu, mps, cuda or cuda:N.
             dtype: auto (the default), float32, bfloat16 or float16.
 
         Raises:
             SoftDecodeError: missing or damaged files, or a decoder made for another codebook.
         """
-        from softdecode.models import DEFAULT_DECODER, DEFAULT_VLM
-
         if vlm is None and decoder is not None and Path(decoder).resolve() not in _embedded_decoders():
             raise SoftDecodeError(f"name the VLM that the decoder {decoder} belongs to")
         where, kind = resolve_placement(device, dtype)
         if vlm is None or isinstance(vlm, str | os.PathLike):
             vlm = load_vlm(DEFAULT_VLM if vlm is None else vlm, device=where, dtype=kind)
-        folder = DEFAULT_DECODER if decoder is None else decoder
-        return cls(vlm, DistributionDecoder.from_pretrained(folder, device=where, dtype=kind))
+        if decoder is None:
+            return cls(vlm, default_decoder(vlm, base, device=where, dtype=kind))
+        given = None if base is None else load_base(base, dtype=kind)
+        return cls(vlm, DistributionDecoder.from_pretrained(decoder, base=given, device=where, dtype=kind))
 
     @torch.no_grad()
     def __call__(
@@ -231,6 +238,4 @@ def _output(
 
 
 def _embedded_decoders() -> set[Path]:
-    from softdecode.models import EMBEDDED
-
     return {path.resolve() for path in (EMBEDDED / "decoders").iterdir()}

@@ -131,10 +131,6 @@ def test_a_folder_that_is_no_vlm(case, assert_refused):
     assert_refused("generate", "--model", nothing, "--decoder", decoder, "a", words="there is no folder")
 
 
-def test_a_vlm_without_a_decoder(case, assert_refused):
-    assert_refused("generate", "--model", case.stack.vlm, "a", words="name a decoder for")
-
-
 def test_no_prompt_and_empty_prompts(case, assert_refused):
     assert_refused("generate", *case.stack.models, words="no prompt given")
     assert_refused("generate", *case.stack.models, "", words="prompt 1 of 1 is empty")

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from softdecode.calibration import Calibration
-from softdecode.decoder import DecoderConfig, DistributionDecoder
+from softdecode.decoder import DistributionDecoder
+from softdecode.decoder_config import DecoderConfig
 from softdecode.evaluation.generation import evaluate_generation
 from softdecode.files import tensor_sha256
 from softdecode.images import to_uint8

@@ -8,7 +8,8 @@ import torch
 
 from softdecode import flow
 from softdecode.calibration import Calibration, proxy_logits
-from softdecode.decoder import DecoderConfig, DistributionDecoder
+from softdecode.decoder import DistributionDecoder
+from softdecode.decoder_config import DecoderConfig
 from softdecode.files import tensor_sha256
 from softdecode.latents import pack
 from softdecode.mapping import map_logits

@@ -10,12 +10,13 @@ import tyro
 from torch import nn
 
 from softdecode.cli.options import ModelOptions, parse
-from softdecode.decoder import base_location
+from softdecode.decoder_config import base_location
 from softdecode.errors import SoftDecodeError
 from softdecode.files import file_sha256, tensor_sha256
 from softdecode.images import to_uint8
 from softdecode.mapping import hard_distribution
 from softdecode.models import DEFAULT_DECODER, DEFAULT_VLM
+from softdecode.pipeline import SoftDecodePipeline
 from softdecode.provenance import provenance
 
 
@@ -36,10 +37,7 @@ class Doctor:
         tokens = torch.zeros(1, *tokenizer.grid, dtype=torch.int64, device=pipe.vlm.device)
         vq = to_uint8(tokenizer.decode(tokens))
         soft = pipe.decode(hard_distribution(tokens, codebook), seeds=[0], num_inference_steps=1)
-        decoder = self.models.decoder or DEFAULT_DECODER
-        vlm = Path(self.models.model) if self.models.model is not None else DEFAULT_VLM
-        base = Path(base_location(decoder, pipe.decoder.config))
-        files = {str(path): file_sha256(path) for folder in (decoder, base, vlm) for path in _weights(folder)}
+        files = {str(path): file_sha256(path) for folder in self._folders(pipe) for path in _weights(folder)}
         report = {
             "command": "doctor",
             "models": self.models.settings(),
@@ -47,7 +45,11 @@ class Doctor:
             "dtype": str(pipe.decoder.dtype),
             "vlm": {"name": pipe.vlm.name, "grid": tokenizer.grid, "image_size": tokenizer.image_size},
             "codebook": {"codes": len(codebook), "dim": codebook.shape[-1], "sha256": tensor_sha256(codebook)},
-            "decoder": {"mode": pipe.decoder.config.mode, "steps": pipe.decoder.config.steps},
+            "decoder": {
+                "mode": pipe.decoder.config.mode,
+                "steps": pipe.decoder.config.steps,
+                "trained": pipe.decoder.config.trained,
+            },
             "decoded": {"vq": list(vq.shape), "soft": list(soft.shape)},
             "sha256": files,
             "provenance": provenance(),
@@ -59,6 +61,14 @@ class Doctor:
             print(f"{name}: {json.dumps(value)}")
         print("all weights loaded strictly; VQ and soft decoding work")
 
+    def _folders(self, pipe: SoftDecodePipeline) -> list[Path]:
+        """Where the models' files are, as far as they are local folders."""
+        config = pipe.decoder.config
+        decoder = self.models.decoder or DEFAULT_DECODER
+        base = self.models.base or base_location(decoder, config)
+        places = [self.models.model or DEFAULT_VLM, base]
+        return [Path(place) for place in (places if config.trained == "none" else [decoder, *places])]
+
 
 def _check_finite(name: str, model: object) -> None:
     """Refuse weights with NaN or infinity, which would draw black pictures."""
@@ -69,6 +79,8 @@ def _check_finite(name: str, model: object) -> None:
 
 
 def _weights(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return [folder]
     return sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json") and path.is_file())
 
 

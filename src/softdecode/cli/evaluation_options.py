@@ -9,7 +9,8 @@ import torch
 
 from softdecode.base import DecoderBase
 from softdecode.cli.options import ModelOptions
-from softdecode.decoder import DistributionDecoder, base_location, read_config
+from softdecode.decoder import DistributionDecoder
+from softdecode.decoder_config import base_location, read_config
 from softdecode.device import resolve_device, resolve_placement
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.extractor import EfficientNetLite0

@@ -88,7 +88,11 @@ class Generate:
             "steps": self.steps or pipe.decoder.config.steps,
             "batch_size": self.batch_size,
             "sampling": asdict(sampling),
-            "models": {**self.models.settings(), "codebook_sha256": pipe.decoder.config.codebook_sha256},
+            "models": {
+                **self.models.settings(),
+                "codebook_sha256": pipe.decoder.config.codebook_sha256,
+                "trained": pipe.decoder.config.trained,
+            },
             "device": str(pipe.decoder.device),
             "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
             # What soft decoding costs on top of the usual way, VLM + VQ decoder (paper, Table 5).

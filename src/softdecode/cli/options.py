@@ -4,6 +4,8 @@ import contextlib
 import inspect
 import io
 import re
+import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +14,10 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tqdm import tqdm
 
+from softdecode.default_decoder import UntrainedDecoderWarning
 from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
-from softdecode.models import DEFAULT_DECODER, DEFAULT_VLM
+from softdecode.models import DEFAULT_VLM
 from softdecode.pipeline import SoftDecodePipeline
 from softdecode.vlm.base import ImageTokenModel, SamplingConfig
 from softdecode.vlm.registry import load_vlm
@@ -49,7 +52,9 @@ class ModelOptions:
     model: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|HUB-ID")] = None
     """The VLM; the embedded text-to-emoji model where absent."""
     decoder: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """The decoder; the embedded one where absent."""
+    """The decoder; where absent the embedded one if it is this VLM's, else an untrained one, with a warning."""
+    base: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|HUB-ID|FILE")] = None
+    """The decoder's base, if not where the decoder says; for an untrained decoder the embedded one where absent."""
     device: str = "auto"
     """auto, cpu, mps, cuda or cuda:N."""
     dtype: str = "auto"
@@ -60,13 +65,17 @@ class ModelOptions:
         return load_vlm(self.model or DEFAULT_VLM, device=device, dtype=dtype)
 
     def load_pipeline(self) -> SoftDecodePipeline:
-        if self.model is not None and self.decoder is None:
-            raise SoftDecodeError(
-                f"name a decoder for {self.model} with --decoder; the embedded one is for its own VLM"
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UntrainedDecoderWarning)
+            pipe = SoftDecodePipeline.from_pretrained(
+                self.decoder, vlm=self.model or DEFAULT_VLM, base=self.base, device=self.device, dtype=self.dtype
             )
-        return SoftDecodePipeline.from_pretrained(
-            self.decoder or DEFAULT_DECODER, vlm=self.model or DEFAULT_VLM, device=self.device, dtype=self.dtype
-        )
+        for warning in caught:
+            if issubclass(warning.category, UntrainedDecoderWarning):
+                print(f"softdecode: warning: {warning.message}", file=sys.stderr)
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return pipe
 
     def settings(self) -> dict[str, object]:
         return {name: None if value is None else str(value) for name, value in asdict(self).items()}

@@ -65,7 +65,7 @@ class Reconstruct:
             "resize": self.resize,
             "seeds": list(range(self.seed, self.seed + len(names))),
             "steps": self.steps or pipe.decoder.config.steps,
-            "models": self.models.settings(),
+            "models": {**self.models.settings(), "trained": pipe.decoder.config.trained},
             "provenance": provenance(),
         }
         rows = list(zip(to_pil(to_uint8(batch)), result.vq_images, result.images, strict=True))

@@ -11,7 +11,8 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from transformers import JanusForConditionalGeneration
 
 from softdecode.data.emoji_packages import PACKAGES
-from softdecode.decoder import DecoderConfig, DistributionDecoder
+from softdecode.decoder import DistributionDecoder
+from softdecode.decoder_config import DecoderConfig
 from softdecode.files import atomic_folder, read_json
 from softdecode.loading import load_pretrained, save_quietly
 

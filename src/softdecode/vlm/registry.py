@@ -36,7 +36,10 @@ def load_vlm(
     config = read_json(config_file(location, revision))
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type is None:
-        raise SoftDecodeError(f"the config.json of {location} names no model_type; it is not that of a VLM")
+        raise SoftDecodeError(
+            f"the config.json of {location} names no model_type; it is not that of a VLM (LlamaGen's checkpoint files "
+            "are made a model folder by `softdecode convert-llamagen`)"
+        )
     known = families()
     if model_type not in known:
         raise SoftDecodeError(f"{location} is a {model_type!r} model; softdecode knows {', '.join(sorted(known))}")

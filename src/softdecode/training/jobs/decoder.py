@@ -10,7 +10,8 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditioningMode
-from softdecode.decoder import DecoderConfig, DistributionDecoder
+from softdecode.decoder import DistributionDecoder
+from softdecode.decoder_config import DecoderConfig
 from softdecode.errors import SoftDecodeError
 from softdecode.files import atomic_folder, load_strictly, tensor_sha256
 from softdecode.loading import load_pretrained, save_quietly

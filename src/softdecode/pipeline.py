@@ -4,22 +4,24 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from softdecode.base import load_base
 from softdecode.calibration import proxy_distribution
 from softdecode.decoder import DistributionDecoder
 from softdecode.default_decoder import default_decoder
-from softdecode.device import resolve_placement
+from softdecode.device import resolve_device, resolve_placement
 from softdecode.errors import SoftDecodeError
 from softdecode.images import from_pil, to_pil, to_uint8
 from softdecode.mapping import TokenDistribution
+from softdecode.memory.offload import Offload, offload_blocks, release_cache
+from softdecode.memory.quantize import Quantization, quantize_nf4
 from softdecode.models import DEFAULT_VLM, EMBEDDED
 from softdecode.vlm.base import ImageTokenModel, SamplingConfig
 from softdecode.vlm.registry import load_vlm
@@ -55,6 +57,7 @@ class SoftDecodePipeline(DiffusionPipeline):
 
     vlm: ImageTokenModel
     decoder: DistributionDecoder
+    _phase_device: torch.device | None = None  # where the phases compute in turn, if models are offloaded between them
 
     def __init__(self, vlm: ImageTokenModel, decoder: DistributionDecoder) -> None:
         super().__init__()
@@ -70,6 +73,9 @@ class SoftDecodePipeline(DiffusionPipeline):
         base: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        offload: Offload = "none",
+        quantize_vlm: Quantization = "none",
+        quantize_base: Quantization = "none",
     ) -> "SoftDecodePipeline":
         """Load a VLM and a decoder for it.
 
@@ -81,19 +87,84 @@ class SoftDecodePipeline(DiffusionPipeline):
                 decoder the embedded base where None.
             device: auto (the default), cpu, mps, cuda or cuda:N.
             dtype: auto (the default), float32, bfloat16 or float16.
+            offload: "none" keeps all on the device; "model" as `enable_model_cpu_offload`; "sequential" as
+                `enable_sequential_cpu_offload`.
+            quantize_vlm, quantize_base: "nf4" for 4-bit weights (see `quantize_nf4`) of a VLM loaded here, and of
+                the decoder's transformer.
 
         Raises:
-            SoftDecodeError: missing or damaged files, or a decoder made for another codebook.
+            SoftDecodeError: missing or damaged files, a decoder made for another codebook, or an unknown setting.
         """
+        _check_choice("offload", offload, Offload)
+        _check_choice("quantize_vlm", quantize_vlm, Quantization)
+        _check_choice("quantize_base", quantize_base, Quantization)
+        if offload == "sequential" and "nf4" in (quantize_vlm, quantize_base):
+            raise SoftDecodeError("4-bit weights cannot be offloaded layer by layer; use the offload mode model")
         if vlm is None and decoder is not None and Path(decoder).resolve() not in _embedded_decoders():
             raise SoftDecodeError(f"name the VLM that the decoder {decoder} belongs to")
         where, kind = resolve_placement(device, dtype)
+        first = where if offload == "none" else torch.device("cpu")
         if vlm is None or isinstance(vlm, str | os.PathLike):
-            vlm = load_vlm(DEFAULT_VLM if vlm is None else vlm, device=where, dtype=kind)
+            at = {"device": "cpu" if quantize_vlm == "nf4" else first, "dtype": kind}
+            vlm = load_vlm(DEFAULT_VLM if vlm is None else vlm, **at)
+            if quantize_vlm == "nf4":
+                quantize_nf4(_module(vlm), kind)
+                _module(vlm).to(where)
+        at = {"device": "cpu" if quantize_base == "nf4" else first, "dtype": kind}
         if decoder is None:
-            return cls(vlm, default_decoder(vlm, base, device=where, dtype=kind))
-        given = None if base is None else load_base(base, dtype=kind)
-        return cls(vlm, DistributionDecoder.from_pretrained(decoder, base=given, device=where, dtype=kind))
+            loaded = default_decoder(vlm, base, **at)
+        else:
+            given = None if base is None else load_base(base, dtype=kind)
+            loaded = DistributionDecoder.from_pretrained(decoder, base=given, **at)
+        if quantize_base == "nf4":
+            quantize_nf4(loaded.base.transformer, kind)
+            loaded.to(where)
+        pipe = cls(vlm, loaded)
+        if offload == "model":
+            pipe.enable_model_cpu_offload(device=where)
+        elif offload == "sequential":
+            pipe.enable_sequential_cpu_offload(device=where)
+        return pipe
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
+        """Run in two phases: the VLM is on the device while it draws, the decoder while it decodes.
+
+        Args:
+            gpu_id: number of the CUDA device; `device` where None.
+            device: where to compute; the best there is where None.
+        """
+        self._phase_device = resolve_device(device if gpu_id is None else f"cuda:{gpu_id}")
+        for module in (_module(self.vlm), self.decoder):
+            module.to("cpu")
+
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: str | torch.device | None = None
+    ) -> None:
+        """Bring each layer of VLM and transformer to the device only while it computes: least memory, slowest.
+
+        Args:
+            gpu_id: number of the CUDA device; `device` where None.
+            device: where to compute; the best there is where None.
+        """
+        where = resolve_device(device if gpu_id is None else f"cuda:{gpu_id}")
+        self._phase_device = None
+        for module in (_module(self.vlm), self.decoder):
+            offload_blocks(module, where)
+
+    def enable_vae_tiling(self) -> None:
+        """Decode large latents in overlapping tiles: less memory for pictures beyond the VAE's own size."""
+        self.decoder.base.vae.enable_tiling()
+
+    def _enter(self, phase: Literal["vlm", "decoder"]) -> None:
+        """Where models are offloaded, bring this phase's to the device and the other's away."""
+        if self._phase_device is None:
+            return
+        models = {"vlm": _module(self.vlm), "decoder": self.decoder}
+        for name, module in models.items():
+            if name != phase:
+                module.to("cpu")
+        release_cache(self._phase_device)
+        models[phase].to(self._phase_device)
 
     @torch.no_grad()
     def __call__(
@@ -130,7 +201,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         steps = self.decoder.config.steps if num_inference_steps is None else num_inference_steps
         if steps < 1:  # before the VLM's long work, not after it
             raise SoftDecodeError(f"denoising needs at least 1 step, got {steps}")
-        distribution = self.vlm.sample(
+        distribution = self.sample(
             prompts,
             seeds=seeds,
             sampling=_override(
@@ -140,8 +211,7 @@ class SoftDecodePipeline(DiffusionPipeline):
                 top_k=top_k,
                 top_p=top_p,
             ),
-            calibration=self.decoder.calibration,
-            on_token=on_progress and (lambda done, total: on_progress("vlm", done, total)),
+            on_progress=on_progress,
         )
         vq_images = self.decode_vq(distribution) if return_vq or self.decoder.config.draft else None
         images = self.decode(
@@ -150,8 +220,35 @@ class SoftDecodePipeline(DiffusionPipeline):
         return _output(images, vq_images if return_vq else None, distribution, output_type)
 
     @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        sampling: SamplingConfig | None = None,
+        on_progress: Progress | None = None,
+    ) -> TokenDistribution:
+        """The first phase: draw image tokens, with this decoder's calibration.
+
+        Args:
+            prompts: B prompts.
+            seeds: B seeds.
+            sampling: of the VLM; its defaults where None.
+            on_progress: called with ("vlm", done, total).
+        """
+        self._enter("vlm")
+        return self.vlm.sample(
+            prompts,
+            seeds=seeds,
+            sampling=sampling,
+            calibration=self.decoder.calibration,
+            on_token=on_progress and (lambda done, total: on_progress("vlm", done, total)),
+        )
+
+    @torch.no_grad()
     def decode_vq(self, distribution: TokenDistribution) -> Tensor:
         """The fast path: the VLM's own VQ decoder on the chosen tokens, to uint8 images [B, 3, H, W]."""
+        self._enter("vlm")
         return to_uint8(self.vlm.tokenizer.decode(distribution.tokens))
 
     @torch.no_grad()
@@ -177,6 +274,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         draft = None
         if self.decoder.config.draft:
             draft = self.decode_vq(distribution) if vq_images is None else vq_images
+        self._enter("decoder")
         report = on_progress and (lambda done, total: on_progress("denoise", done, total))
         return to_uint8(
             self.decoder.denoise(distribution, seeds=seeds, draft=draft, steps=num_inference_steps, on_step=report)
@@ -185,6 +283,7 @@ class SoftDecodePipeline(DiffusionPipeline):
     @torch.no_grad()
     def encode(self, images: Tensor) -> TokenDistribution:
         """The calibrated proxy distribution of images [B, 3, H, W] in [-1, 1], as in training."""
+        self._enter("vlm")
         tokenizer = self.vlm.tokenizer
         return proxy_distribution(tokenizer.features(images), tokenizer.codebook, self.decoder.calibration)
 
@@ -216,6 +315,18 @@ class SoftDecodePipeline(DiffusionPipeline):
             on_progress=on_progress,
         )
         return _output(decoded, vq_images, distribution, output_type)
+
+
+def _module(vlm: ImageTokenModel) -> nn.Module:
+    """The VLM as a module, which the contract does not ask for, but moving and changing weights does."""
+    if not isinstance(vlm, nn.Module):
+        raise SoftDecodeError(f"{vlm.name} is no torch module; it cannot be offloaded or quantized")
+    return vlm
+
+
+def _check_choice(name: str, given: str, choices: Any) -> None:
+    if given not in get_args(choices):
+        raise SoftDecodeError(f"unknown {name} {given!r}; expected {', '.join(get_args(choices))}")
 
 
 def _override(defaults: SamplingConfig, **given: float | None) -> SamplingConfig:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 from PIL import Image
+from torch import Tensor
 
 from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse, progress_bars
 from softdecode.errors import SoftDecodeError
@@ -53,22 +54,23 @@ class Generate:
         pipe = self.models.load_pipeline()
         seconds["load"] = time.perf_counter() - began
         sampling = self.sampling.over(pipe.vlm.defaults)
+        batches = [slice(at, at + self.batch_size) for at in range(0, len(self.prompts), self.batch_size)]
+        drawn: list[tuple[TokenDistribution, Tensor]] = []
         pairs: list[tuple[Image.Image, Image.Image]] = []
-        distributions: list[TokenDistribution] = []
         with progress_bars(self.json) as bars:
-            for start in range(0, len(self.prompts), self.batch_size):
-                batch = slice(start, start + self.batch_size)
+            for batch in batches:  # the VLM's phase first, for all, so that it need not come back
                 clock = time.perf_counter()
-                distribution = pipe.vlm.sample(
+                distribution = pipe.sample(
                     self.prompts[batch],
                     seeds=seeds[batch],
                     sampling=sampling,
-                    calibration=pipe.decoder.calibration,
-                    on_token=lambda done, total: bars("VLM tokens", done, total),
+                    on_progress=lambda _stage, done, total: bars("VLM tokens", done, total),
                 )
-                seconds["vlm"] += (drawn := time.perf_counter()) - clock
-                vq = pipe.decode_vq(distribution)
-                seconds["vq"] += (decoded := time.perf_counter()) - drawn
+                seconds["vlm"] += (sampled := time.perf_counter()) - clock
+                drawn.append((distribution, pipe.decode_vq(distribution)))
+                seconds["vq"] += time.perf_counter() - sampled
+            for batch, (distribution, vq) in zip(batches, drawn, strict=True):
+                clock = time.perf_counter()
                 soft = pipe.decode(
                     distribution,
                     seeds=seeds[batch],
@@ -76,9 +78,8 @@ class Generate:
                     num_inference_steps=self.steps,
                     on_progress=lambda _stage, done, total: bars("denoising", done, total),
                 )
-                seconds["soft"] += time.perf_counter() - decoded
+                seconds["soft"] += time.perf_counter() - clock
                 pairs += zip(to_pil(vq), to_pil(soft), strict=True)
-                distributions.append(distribution)
         usual = seconds["vlm"] + seconds["vq"]
         softly = seconds["vlm"] + seconds["soft"] + (seconds["vq"] if pipe.decoder.config.draft else 0.0)
         result = {
@@ -99,7 +100,7 @@ class Generate:
             "decode_overhead_percent": round(100 * (softly - usual) / usual, 1),
             "provenance": provenance(),
         }
-        self._write(pairs, concatenate(distributions), result)
+        self._write(pairs, concatenate([distribution for distribution, _ in drawn]), result)
         if self.json:
             print(json.dumps(result))
         else:

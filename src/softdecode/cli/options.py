@@ -17,6 +17,8 @@ from tqdm import tqdm
 from softdecode.default_decoder import UntrainedDecoderWarning
 from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
+from softdecode.memory.offload import Offload
+from softdecode.memory.quantize import Quantization
 from softdecode.models import DEFAULT_VLM
 from softdecode.pipeline import SoftDecodePipeline
 from softdecode.vlm.base import ImageTokenModel, SamplingConfig
@@ -59,6 +61,12 @@ class ModelOptions:
     """auto, cpu, mps, cuda or cuda:N."""
     dtype: str = "auto"
     """auto (bfloat16 on CUDA, float32 elsewhere), float32, bfloat16 or float16."""
+    offload: Offload = "none"
+    """What waits in the CPU's memory: nothing; the model whose phase it is not; every layer that does not compute."""
+    quantize_vlm: Quantization = "none"
+    """nf4 for 4-bit weights of the VLM."""
+    quantize_base: Quantization = "none"
+    """nf4 for 4-bit weights of the decoder's transformer."""
 
     def load_vlm(self) -> ImageTokenModel:
         device, dtype = resolve_placement(self.device, self.dtype)
@@ -68,7 +76,14 @@ class ModelOptions:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UntrainedDecoderWarning)
             pipe = SoftDecodePipeline.from_pretrained(
-                self.decoder, vlm=self.model or DEFAULT_VLM, base=self.base, device=self.device, dtype=self.dtype
+                self.decoder,
+                vlm=self.model or DEFAULT_VLM,
+                base=self.base,
+                device=self.device,
+                dtype=self.dtype,
+                offload=self.offload,
+                quantize_vlm=self.quantize_vlm,
+                quantize_base=self.quantize_base,
             )
         for warning in caught:
             if issubclass(warning.category, UntrainedDecoderWarning):

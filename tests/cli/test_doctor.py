@@ -19,7 +19,7 @@ def test_the_report(report, stack):
     config = json.loads((stack.decoders / "joint" / "config.json").read_text())
     assert report["codebook"] == {"codes": 64, "dim": 8, "sha256": config["codebook_sha256"]}
     assert report["vlm"] == {"name": "vlm", "grid": [8, 8], "image_size": [64, 64]}
-    assert report["decoder"] == {"mode": "joint", "steps": 3}
+    assert report["decoder"] == {"mode": "joint", "steps": 3, "trained": "adapter"}
     assert report["decoded"] == {"vq": [1, 3, 64, 64], "soft": [1, 3, 64, 64]}
     assert (report["device"], report["dtype"]) == ("cpu", "torch.float32")
 
@@ -40,4 +40,24 @@ def test_the_report_as_text(stack, softdecode):
     result = softdecode("doctor", *stack.models)
     assert result.code == 0
     assert result.out.endswith("all weights loaded strictly; VQ and soft decoding work\n")
-    assert 'decoder: {"mode": "joint", "steps": 3}' in result.out
+    assert 'decoder: {"mode": "joint", "steps": 3, "trained": "adapter"}' in result.out
+
+
+def test_estimates_as_json_and_as_a_table(softdecode):
+    usual = ("doctor", "--estimate", "--model", "janus-pro-1b", "--base", "sd3-medium")
+    result = softdecode(*usual, "--json")
+    assert result.code == 0
+    found = json.loads(result.out)["estimates"]
+    assert {(e["offload"], e["quantization"]) for e in found} >= {("none", "none"), ("model", "nf4")}
+    text = softdecode(*usual).out
+    for row in found:
+        assert f"| {row['peak'] / 1e9:.1f} " in text
+        assert row["peak"] == max(row["phases"].values())
+    whole = softdecode(*usual, "--json", "--dtype", "float32")
+    assert json.loads(whole.out)["estimates"][0]["vlm_weights"] == pytest.approx(2 * found[0]["vlm_weights"], rel=1e-6)
+
+
+def test_an_estimate_for_an_unknown_model(softdecode):
+    result = softdecode("doctor", "--estimate", "--model", "emoji64")
+    assert result.code == 2
+    assert "known are janus-pro-1b" in result.err

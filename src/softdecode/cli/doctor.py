@@ -9,7 +9,8 @@ import torch
 import tyro
 from torch import nn
 
-from softdecode.cli.options import ModelOptions, parse
+from softdecode.cli.estimates import print_estimates
+from softdecode.cli.options import ModelOptions, check_positive, parse
 from softdecode.decoder_config import base_location
 from softdecode.errors import SoftDecodeError
 from softdecode.files import file_sha256, tensor_sha256
@@ -22,13 +23,25 @@ from softdecode.provenance import provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Load VLM and decoder strictly, look for NaN, compare codebooks, decode one picture both ways, and list hashes."""
+    """Load VLM and decoder strictly, look for NaN, compare codebooks, decode one picture both ways, and list hashes.
 
+    With --estimate nothing is loaded: it prints the memory that published models need in each phase and mode.
+    """
+
+    estimate: bool = False
+    """Print memory estimates for --model (janus-pro-7b and others; all where absent) and --base (flux-fill)."""
+    batch_size: int = 1
+    """Images at a time in the estimates, >= 1."""
     json: bool = False
     """Print the report as JSON."""
     models: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
 
     def run(self) -> None:
+        check_positive(batch_size=self.batch_size)
+        if self.estimate:
+            models = self.models
+            print_estimates(models.model, models.base, batch=self.batch_size, dtype=models.dtype, as_json=self.json)
+            return
         pipe = self.models.load_pipeline()
         _check_finite("VLM", pipe.vlm)
         _check_finite("decoder", pipe.decoder)

@@ -2,8 +2,8 @@
 
     python benchmarks/loading.py
 
-Makes random checkpoints of some 0.4 GB in a temporary folder, and loads each in a process of its own, in the stored dtype
-and in bfloat16. Counted is anonymous memory (Linux): pages of a mapped file can be dropped at any time.
+Makes random checkpoints of some 0.5 GB in a temporary folder, and loads each in a process of its own, in float32 and
+in bfloat16. Counted is anonymous memory (Linux): pages of a mapped file can be dropped at any time.
 """
 
 import json

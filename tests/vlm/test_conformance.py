@@ -6,6 +6,7 @@ import torch
 from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
 from softdecode.training.vlm import VlmConfig, build_vlm, train_text_tokenizer
 from softdecode.vlm.conformance import VlmConformance
+from softdecode.vlm.emu3 import Emu3Model
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
 from softdecode.vlm.llamagen.captions import left_padded
 from softdecode.vlm.llamagen.gpt import GptConfig, LlamaGenGpt
@@ -63,6 +64,14 @@ class TestLlamaGenClasses(VlmConformance):
     @classmethod
     def vlm(cls):
         return llamagen(condition_tokens=1, classes=10)
+
+
+class TestEmu3(VlmConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def vlm(cls, tiny_emu3):
+        model, tokenizer = tiny_emu3
+        return Emu3Model(model, tokenizer, image_size=(8, 6), prompt_suffix="", negative_prompt="bad")
 
 
 class LetterCaptions(torch.nn.Module):

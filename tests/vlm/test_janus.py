@@ -444,7 +444,7 @@ def unfriendly(damage, error, message):
             r"misshaped: .*model\.generation_head\.vision_head\.bias",
         ),
         (damage_extra_key, r"1 unexpected: model\.surplus"),
-        (damage_model_type, "is a 'llama' model; softdecode knows janus"),
+        (damage_model_type, "is a 'llama' model; softdecode knows .*janus"),
         (damage_config, "is not valid JSON"),
         (damage_text_tokenizer, "cannot load the text tokenizer"),
         unfriendly(damage_text_tokenizer_keys, KeyError, "cannot load the text tokenizer"),

@@ -26,6 +26,8 @@ from softdecode.data.emoji import Emoji
 from softdecode.errors import SoftDecodeError
 from softdecode.training.loop import Task
 from softdecode.vlm.janus import BEGIN_OF_IMAGE, PROMPT_TEMPLATE, JanusModel
+from softdecode.vlm.rows import padded_rows
+from softdecode.vlm.text import special_id
 
 SPECIAL_TOKENS = (
     "<|begin_of_sentence|>",
@@ -168,7 +170,8 @@ class VlmTask(Task):
             if torch.rand((), generator=generator) < self.config.unconditional:
                 ids = self.vlm.unconditional_ids(ids)
             rows.append(ids)
-        ids, mask = self.vlm._left_padded(rows)
+        fill = special_id(self.vlm.text_tokenizer, "pad_token_id", self.vlm.name)
+        ids, mask = padded_rows(rows, fill, self.vlm.device)
         return {"ids": ids, "mask": mask, "tokens": self.tokens[indices]}
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:

@@ -7,27 +7,22 @@ both are avoided here (spec section 6).
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    JanusForConditionalGeneration,
-    PreTrainedTokenizerBase,
-    StaticCache,
-)
+from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
 
 from softdecode.calibration import Calibration
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json
-from softdecode.loading import config_file, load_pretrained, local_folder, quiet_libraries
+from softdecode.loading import config_file, load_pretrained, local_folder
 from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import SamplingConfig, check_prompts
 from softdecode.vlm.janus_official import load_official_janus
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
+from softdecode.vlm.rows import CachedRows
 from softdecode.vlm.sampling import sample_tokens
+from softdecode.vlm.text import load_text_tokenizer, refuse_control_tokens, special_id
 
 # The conversation, as the authors write it for drawing, without a system prompt: Janus-Pro's, and Janus-1.3B's.
 PROMPT_TEMPLATE = "<|User|>: {prompt}\n\n<|Assistant|>:"
@@ -83,20 +78,7 @@ class JanusModel(nn.Module):
             model = load_official_janus(location, dtype)
         else:
             model = load_pretrained(JanusForConditionalGeneration, location, revision=revision, dtype=dtype)
-        try:
-            with quiet_libraries():
-                text_tokenizer = AutoTokenizer.from_pretrained(str(location), revision=revision)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SoftDecodeError(
-                f"cannot load the text tokenizer of {location}: {' '.join(str(error).split())}"
-            ) from error
-        words = "red apple"  # without tokenizer.json the library makes an empty tokenizer, and says nothing
-        read_back = text_tokenizer.decode(text_tokenizer.encode(words, add_special_tokens=False))
-        if BEGIN_OF_IMAGE not in text_tokenizer.get_vocab() or words not in str(read_back):
-            raise SoftDecodeError(
-                f"cannot load the text tokenizer of {location}: it lacks words or {BEGIN_OF_IMAGE}; "
-                "its files are incomplete"
-            )
+        text_tokenizer = load_text_tokenizer(location, (BEGIN_OF_IMAGE,), revision)
         defaults = _read_sampling(Path(location) / SAMPLING_FILE)
         template = FIRST_PROMPT_TEMPLATE if "1.3b" in name.lower() else PROMPT_TEMPLATE
         loaded = JanusModel(model, text_tokenizer, name=name, defaults=defaults, prompt_template=template)
@@ -116,12 +98,7 @@ class JanusModel(nn.Module):
         Raises:
             SoftDecodeError: the prompt holds one of the tokenizer's control tokens.
         """
-        added = self.text_tokenizer.added_tokens_decoder.values()  # some are plain letters, and no control tokens
-        control = sorted(token.content for token in added if token.special and token.content in prompt)
-        if control:
-            raise SoftDecodeError(
-                f"the prompt {prompt!r} holds control tokens of {self.name}: {', '.join(control)}; leave them out"
-            )
+        refuse_control_tokens(self.text_tokenizer, prompt, self.name)
         ids = self.text_tokenizer.encode(
             self.prompt_template.format(prompt=prompt) + BEGIN_OF_IMAGE, add_special_tokens=False
         )
@@ -156,30 +133,20 @@ class JanusModel(nn.Module):
         rows = [self.prompt_ids(prompt) for prompt in prompts]
         if guided:
             rows += [self.unconditional_ids(row) for row in rows]
-        language = self.model.model.language_model
-        total = self.tokenizer.grid[0] * self.tokenizer.grid[1]
-        ids, mask = self._left_padded(rows)
-        # Positions count real ids only, so that a row's numbers do not depend on its neighbours' lengths.
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        text_config: Any = self.model.config.text_config
-        cache = StaticCache(config=text_config, max_cache_len=ids.shape[1] + total)
-        state = {"mask": mask, "position": positions[:, -1:]}
+        cached = CachedRows(
+            self.model.model.language_model,
+            self.model.config.text_config,
+            rows,
+            fill=self._special("pad_token_id"),
+            extra=self.tokenizer.grid[0] * self.tokenizer.grid[1],
+        )
 
         def next_logits(tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
             if tokens is None:
-                embeds, where = language.get_input_embeddings()(ids), positions
+                hidden = cached.prompt()
             else:
-                embeds = self.embed_tokens(torch.cat([tokens, tokens]) if guided else tokens)[:, None]
-                state["mask"] = F.pad(state["mask"], (0, 1), value=1)
-                state["position"] = where = state["position"] + 1
-            output = language(
-                inputs_embeds=embeds,
-                attention_mask=state["mask"],
-                position_ids=where,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits = self.image_logits(output.last_hidden_state[:, -1])
+                hidden = cached.extend(self.embed_tokens(torch.cat([tokens, tokens]) if guided else tokens)[:, None])
+            logits = self.image_logits(hidden)
             return (logits[: len(prompts)], logits[len(prompts) :]) if guided else (logits, None)
 
         return sample_tokens(
@@ -193,21 +160,8 @@ class JanusModel(nn.Module):
             on_logits=on_logits,
         )
 
-    def _left_padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Ids and attention mask [rows, longest] int64; the filling on the left is never attended to."""
-        longest = max(map(len, rows))
-        fill = self._special("pad_token_id")
-        ids = [[fill] * (longest - len(row)) + list(row) for row in rows]
-        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
-        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
-
     def _special(self, name: str) -> int:
-        value = getattr(self.text_tokenizer, name)
-        if value is None:
-            raise SoftDecodeError(
-                f"the text tokenizer of {self.name} has no {name}; its tokenizer files are incomplete"
-            )
-        return value
+        return special_id(self.text_tokenizer, name, self.name)
 
 
 def _read_sampling(path: Path) -> SamplingConfig | None:

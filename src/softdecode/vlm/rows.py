@@ -1,0 +1,60 @@
+"""Rows of text ids through a language model of transformers, and image tokens after them, with a key-value cache."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import StaticCache
+
+
+def padded_rows(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask [rows, longest] int64, filled on the left with what is never attended to."""
+    longest = max(map(len, rows))
+    ids = [[fill] * (longest - len(row)) + list(row) for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+class CachedRows:
+    """A language model over rows of prompts of different lengths, extended together.
+
+    Positions count real ids only, so that a row's numbers do not depend on its neighbours' lengths.
+
+    Args:
+        language: transformers' model without its head: embeddings in, hidden states out.
+        config: its config.
+        rows: text ids of each row.
+        fill: an id to fill short rows with.
+        extra: how many positions come after the prompts at most.
+    """
+
+    def __init__(self, language: Any, config: Any, rows: Sequence[Sequence[int]], *, fill: int, extra: int) -> None:
+        self._language = language
+        embeddings = language.get_input_embeddings()
+        self._ids, self._mask = padded_rows(rows, fill, embeddings.weight.device)
+        self._positions = (self._mask.cumsum(-1) - 1).clamp_min(0)
+        self._cache = StaticCache(config=config, max_cache_len=self._ids.shape[1] + extra)
+
+    def prompt(self) -> Tensor:
+        """Read the prompts: hidden states [rows, D] after their last ids."""
+        return self._run(self._language.get_input_embeddings()(self._ids), self._positions)
+
+    def extend(self, embeddings: Tensor) -> Tensor:
+        """Read T more embeddings [rows, T, D]: hidden states [rows, D] after the last."""
+        count = embeddings.shape[1]
+        self._mask = F.pad(self._mask, (0, count), value=1)
+        steps = torch.arange(1, count + 1, device=self._mask.device)
+        self._positions = self._positions[:, -1:] + steps
+        return self._run(embeddings, self._positions)
+
+    def _run(self, embeddings: Tensor, positions: Tensor) -> Tensor:
+        output = self._language(
+            inputs_embeds=embeddings,
+            attention_mask=self._mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state[:, -1]

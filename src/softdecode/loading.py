@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from softdecode.errors import SoftDecodeError
 
-_MODEL_FILES = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja"]
+_MODEL_FILES = ["*.json", "*.safetensors", "*.bin", "*.ckpt", "*.model", "*.txt", "*.jinja"]
 Model = TypeVar("Model", bound=nn.Module)
 
 

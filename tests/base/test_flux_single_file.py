@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from softdecode.base import FluxBase, load_base
 from softdecode.base.flux_single_file import (
     converted_flux,
-    converted_vae,
     flux_config,
     load_flux_file,
     load_vae_file,
     vae_config,
 )
 from softdecode.errors import SoftDecodeError
+from softdecode.ldm_naming import converted_ldm
 
 
 def flux_shapes(width, head, double, single, channels, text, pooled, guidance, out_channels):
@@ -139,7 +139,7 @@ def test_a_vae_is_renamed_as_diffusers_does():
     shapes = vae_shapes((128, 256, 512, 512), 16)
     config = vae_config({name: torch.Size(shape) for name, shape in shapes.items()})
     expected = convert_ldm_vae_checkpoint(labelled(shapes), config)
-    same_rows(dict(converted_vae(name, value, 4) for name, value in labelled(shapes).items()), expected)
+    same_rows(dict(converted_ldm(name, value, 4) for name, value in labelled(shapes).items()), expected)
     with torch.device("meta"):
         model = AutoencoderKL(**config)
     assert {name: value.shape for name, value in model.state_dict().items()} == {

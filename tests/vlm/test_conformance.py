@@ -5,6 +5,7 @@ import torch
 
 from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
 from softdecode.training.vlm import VlmConfig, build_vlm, train_text_tokenizer
+from softdecode.vlm.chameleon import ChameleonModel, ChameleonTokenizer
 from softdecode.vlm.conformance import VlmConformance
 from softdecode.vlm.emu3 import Emu3Model
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
@@ -72,6 +73,14 @@ class TestEmu3(VlmConformance):
     def vlm(cls, tiny_emu3):
         model, tokenizer = tiny_emu3
         return Emu3Model(model, tokenizer, image_size=(8, 6), prompt_suffix="", negative_prompt="bad")
+
+
+class TestChameleon(VlmConformance):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def vlm(cls, tiny_chameleon):
+        model, vq, _, tokenizer = tiny_chameleon
+        return ChameleonModel(model, ChameleonTokenizer(vq, (8, 6)), tokenizer)
 
 
 class LetterCaptions(torch.nn.Module):

@@ -53,7 +53,8 @@ def test_our_own_families_cannot_be_replaced(installed):
 def test_an_unknown_family_is_refused_with_those_that_are_known(folder, installed):
     installed(other="foreign_package:Foreign")
     with pytest.raises(
-        SoftDecodeError, match=r"'foreign' model; softdecode knows emu3, janus, llamagen, multi_modality, other"
+        SoftDecodeError,
+        match=r"'foreign' model; softdecode knows chameleon, emu3, janus, llamagen, multi_modality, other",
     ):
         load_vlm(folder)
 

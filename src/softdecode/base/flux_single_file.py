@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Size, Tensor
 
 from softdecode.errors import SoftDecodeError
+from softdecode.ldm_naming import converted_ldm, ldm_sizes
 from softdecode.shards import count_parts, fill, read_safetensors, renamed, rules, safetensors_shapes
 
 _PREFIX = "model.diffusion_model."  # some tools put it in front of every name
@@ -46,17 +47,6 @@ _TRANSFORMER = rules(
     (r"\.linear2\.", ".proj_out."),
     (r"(norm_(?:added_)?)query\.", r"\1q."),
     (r"(norm_(?:added_)?)key\.", r"\1k."),
-)
-_VAE = rules(
-    (r"\.down\.(\d+)\.block\.", r".down_blocks.\1.resnets."),
-    (r"\.down\.(\d+)\.downsample\.", r".down_blocks.\1.downsamplers.0."),
-    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
-    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
-    (r"\.mid\.attn_1\.norm\.", ".mid_block.attentions.0.group_norm."),
-    (r"\.mid\.attn_1\.([qkv])\.", r".mid_block.attentions.0.to_\1."),
-    (r"\.mid\.attn_1\.proj_out\.", ".mid_block.attentions.0.to_out.0."),
-    (r"\.nin_shortcut\.", ".conv_shortcut."),
-    (r"\.norm_out\.", ".conv_norm_out."),
 )
 # FLUX.1's VAE; its file holds weights alone.
 _SHIFT, _SCALE = 0.1159, 0.3611
@@ -94,7 +84,7 @@ def load_vae_file(path: Path, dtype: torch.dtype) -> AutoencoderKL:
     with init_empty_weights(include_buffers=False):
         model = AutoencoderKL(**config)
     levels = len(config["block_out_channels"])
-    weights = (converted_vae(name, value, levels) for name, value in read_safetensors(path))
+    weights = (converted_ldm(name, value, levels) for name, value in read_safetensors(path))
     return fill(model, weights, dtype, str(path))
 
 
@@ -119,15 +109,11 @@ def flux_config(shapes: Mapping[str, Size]) -> dict[str, Any]:
 
 def vae_config(shapes: Mapping[str, Size]) -> dict[str, Any]:
     """The arguments of AutoencoderKL that fit weights of these shapes."""
-    levels = count_parts(shapes, r"^encoder\.down\.(\d+)\.")
-    widths = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels)]
+    sizes = ldm_sizes(shapes)
     return {
-        "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "up_block_types": ("UpDecoderBlock2D",) * levels,
-        "block_out_channels": tuple(widths),
-        "layers_per_block": count_parts(shapes, r"^encoder\.down\.0\.block\.(\d+)\."),
+        **sizes,
         "latent_channels": shapes["decoder.conv_in.weight"][1],
-        "norm_num_groups": min(32, *widths),
+        "norm_num_groups": min(32, *sizes["block_out_channels"]),
         "shift_factor": _SHIFT,
         "scaling_factor": _SCALE,
         "use_quant_conv": False,
@@ -153,14 +139,3 @@ def converted_flux(original: str, value: Tensor, width: int) -> Iterator[tuple[s
             yield name.replace(".linear1.", f".{kind}."), part
         return
     yield name, value
-
-
-def converted_vae(original: str, value: Tensor, levels: int) -> tuple[str, Tensor]:
-    """The name and tensor of diffusers' VAE for an original one; `levels` is the number of resolutions."""
-    name = renamed(original, _VAE)
-    # diffusers counts the decoder's levels from the coarsest, the original from the finest.
-    name = re.sub(r"\.up\.(\d+)\.block\.", lambda m: f".up_blocks.{levels - 1 - int(m[1])}.resnets.", name)
-    name = re.sub(r"\.up\.(\d+)\.upsample\.", lambda m: f".up_blocks.{levels - 1 - int(m[1])}.upsamplers.0.", name)
-    if ".attentions." in name and value.ndim == 4:  # the original writes them as 1×1 convolutions
-        value = value[:, :, 0, 0]
-    return name, value

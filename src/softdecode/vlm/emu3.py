@@ -7,7 +7,6 @@ logits are kept, and the line ends are written, not drawn.
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +14,12 @@ from transformers import Emu3ForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.emu3.modeling_emu3 import Emu3VQVAE
 
 from softdecode.calibration import Calibration
-from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json
 from softdecode.loading import config_file, load_pretrained
 from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import SamplingConfig, check_prompts
-from softdecode.vlm.euclidean import LiftedCodebook
-from softdecode.vlm.rows import CachedRows
-from softdecode.vlm.sampling import sample_tokens
+from softdecode.vlm.euclidean import EuclideanTokenizer
+from softdecode.vlm.shared_vocabulary import code_ids, sample_in_vocabulary
 from softdecode.vlm.text import load_text_tokenizer, refuse_control_tokens, special_id
 
 IMAGE_START, IMAGE_TOKEN, LINE_END = "<|image start|>", "<|image token|>", "<|extra_200|>"
@@ -36,8 +33,8 @@ DEFAULTS = SamplingConfig(guidance_scale=3.0, temperature=1.0, top_k=2048)
 _AREA = 720 * 720
 
 
-class Emu3Tokenizer(nn.Module):
-    """The VQ side of Emu3, whose codes are compared by Euclidean distance.
+class Emu3Tokenizer(EuclideanTokenizer):
+    """The VQ side of Emu3.
 
     Args:
         model: transformers' tokenizer, which is made for video; pictures are frames repeated.
@@ -45,54 +42,20 @@ class Emu3Tokenizer(nn.Module):
     """
 
     def __init__(self, model: Emu3VQVAE, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.model = model
-        self.image_size = image_size
-        stride = model.spatial_scale_factor
-        if image_size[0] % stride or image_size[1] % stride:
-            raise SoftDecodeError(f"image size {image_size} does not fit the token grid; use multiples of {stride}")
+        super().__init__(model, model.quantize.embedding, image_size, model.spatial_scale_factor)
 
-    @property
-    def codebook(self) -> Tensor:
-        return self._lifted.vectors
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        stride = self.model.spatial_scale_factor
-        return self.image_size[0] // stride, self.image_size[1] // stride
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> Tensor:
-        if tuple(images.shape[1:]) != (3, *self.image_size):
-            raise SoftDecodeError(
-                f"images must be [B, 3, {self.image_size[0]}, {self.image_size[1]}], got {list(images.shape)}"
-            )
-        weight = self.model.quantize.embedding.weight
-        frames = self.model.config.temporal_downsample_factor
-        video = images.to(weight.device, weight.dtype)[:, None].repeat(1, frames, 1, 1, 1)
+    def encode_vectors(self, images: Tensor) -> Tensor:
+        video = images[:, None].repeat(1, self.model.config.temporal_downsample_factor, 1, 1, 1)
         hidden = self.model.encoder(video).permute(0, 2, 1, 3, 4)
-        return self._lifted.lift(self.model.quant_conv(hidden)[:, :, 0].permute(0, 2, 3, 1))
+        return self.model.quant_conv(hidden)[:, :, 0].permute(0, 2, 3, 1)
 
-    @torch.no_grad()
-    def decode(self, tokens: Tensor) -> Tensor:
-        return self._decode(self.model.quantize.embedding(tokens))
-
-    @torch.no_grad()
-    def decode_codes(self, codes: Tensor) -> Tensor:
-        return self._decode(self._lifted.lower(codes).to(self.model.quantize.embedding.weight))
-
-    def _decode(self, vectors: Tensor) -> Tensor:
-        """Code vectors [B, h, w, d] of the quantiser's own length to the first of the frames [B, 3, H, W]."""
+    def decode_vectors(self, vectors: Tensor) -> Tensor:
         quantised = vectors.permute(0, 3, 1, 2)[:, :, None]
         hidden = self.model.post_quant_conv(quantised).permute(0, 2, 1, 3, 4)
         video = self.model.decoder(hidden, quantised.permute(0, 2, 1, 3, 4))
-        frames = self.model.config.temporal_downsample_factor
-        pictures = video.reshape(len(vectors), frames, self.model.config.out_channels, *self.image_size)
-        return pictures[:, 0].float().clamp(-1, 1)
-
-    @property
-    def _lifted(self) -> LiftedCodebook:
-        return LiftedCodebook(self.model.quantize.embedding.weight)
+        config = self.model.config
+        frames = video.reshape(len(vectors), config.temporal_downsample_factor, config.out_channels, *self.image_size)
+        return frames[:, 0]
 
 
 class Emu3Model(nn.Module):
@@ -126,11 +89,8 @@ class Emu3Model(nn.Module):
         self.prompt_suffix = prompt_suffix
         self.negative_prompt = negative_prompt
         self.tokenizer = Emu3Tokenizer(model.model.vqmodel, image_size)
-        known = model.vocabulary_mapping.img2bpe
         codes = len(model.model.vqmodel.quantize.embedding.weight)
-        if sorted(known) != list(range(codes)):
-            raise SoftDecodeError(f"{name} has {codes} codes, but its vocabulary_map names {len(known)} visual tokens")
-        self.register_buffer("text_ids", torch.tensor([known[code] for code in range(codes)]), persistent=False)
+        self.register_buffer("text_ids", code_ids(model.vocabulary_mapping.img2bpe, codes, name), persistent=False)
 
     @staticmethod
     def from_pretrained(
@@ -176,38 +136,18 @@ class Emu3Model(nn.Module):
         on_logits: Callable[[Tensor], None] | None = None,
     ) -> TokenDistribution:
         check_prompts(prompts, seeds)
-        sampling = sampling or self.defaults
-        guided = sampling.guidance_scale != 1
-        texts = [self.prompt_ids(prompt + self.prompt_suffix) for prompt in prompts]
-        if guided:
-            texts += [self.prompt_ids(self.negative_prompt)] * len(prompts)
-        height, width = self.tokenizer.grid
-        text_config: Any = self.model.config.text_config
-        fill = special_id(self.text_tokenizer, "pad_token_id", self.name)
-        rows = CachedRows(self.model.model.text_model, text_config, texts, fill=fill, extra=height * (width + 1))
-        line_end = self.text_tokenizer.get_vocab()[LINE_END]
-        text_ids = self.get_buffer("text_ids")
-        drawn = 0
-
-        def next_logits(tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            nonlocal drawn
-            if tokens is None:
-                hidden = rows.prompt()
-            else:
-                drawn += 1
-                ids = text_ids[torch.cat([tokens, tokens]) if guided else tokens][:, None]
-                if drawn % width == 0:
-                    ids = torch.cat([ids, torch.full_like(ids, line_end)], dim=1)
-                hidden = rows.extend(self.model.get_input_embeddings()(ids))
-            logits = self.model.lm_head(hidden)[:, text_ids]
-            return (logits[: len(prompts)], logits[len(prompts) :]) if guided else (logits, None)
-
-        return sample_tokens(
-            next_logits,
-            codebook=self.tokenizer.codebook,
-            grid=self.tokenizer.grid,
+        return sample_in_vocabulary(
+            self.model,
+            self.model.model.text_model,
+            self.model.config.text_config,
+            [self.prompt_ids(prompt + self.prompt_suffix) for prompt in prompts],
+            [self.prompt_ids(self.negative_prompt)] * len(prompts),
+            tokenizer=self.tokenizer,
+            text_ids=self.get_buffer("text_ids"),
+            fill=special_id(self.text_tokenizer, "pad_token_id", self.name),
+            line_end=self.text_tokenizer.get_vocab()[LINE_END],
             seeds=seeds,
-            sampling=sampling,
+            sampling=sampling or self.defaults,
             calibration=calibration,
             on_token=on_token,
             on_logits=on_logits,

@@ -17,6 +17,7 @@ ENTRY_POINTS = "softdecode.vlm"
 FAMILIES: dict[str, str] = {
     "janus": "softdecode.vlm.janus:JanusModel",
     "multi_modality": "softdecode.vlm.janus:JanusModel",  # Janus in its authors' own layout
+    "chameleon": "softdecode.vlm.chameleon:ChameleonModel",  # and Anole
     "emu3": "softdecode.vlm.emu3:Emu3Model",
     "llamagen": "softdecode.vlm.llamagen.model:LlamaGenModel",
 }

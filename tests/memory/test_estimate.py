@@ -30,6 +30,8 @@ def test_sizes_are_those_of_the_published_weights():
     assert parameters(BASES["sd3-medium"](BF16).transformer) == pytest.approx(2.03e9, rel=0.01)
     assert parameters(VLMS["janus-pro-7b"](BF16).module) == pytest.approx(7.42e9, rel=0.01)
     assert parameters(VLMS["llamagen-xl-256"](BF16).module["gpt"]) == pytest.approx(775e6, rel=0.01)
+    assert parameters(VLMS["emu3-gen"](BF16).module) == pytest.approx(8.76e9, rel=0.01)
+    assert parameters(VLMS["anole-7b"](BF16).module["model"]) == pytest.approx(7.08e9, rel=0.01)
     assert parameters(VLMS["llamagen-xl-256"](BF16).module["t5"]) == pytest.approx(1.22e9, rel=0.01)
 
 

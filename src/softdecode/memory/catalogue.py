@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel, VQModel
 from torch import nn
 from transformers import (
+    ChameleonConfig,
+    ChameleonForConditionalGeneration,
+    Emu3Config,
+    Emu3ForConditionalGeneration,
     JanusConfig,
     JanusForConditionalGeneration,
     JanusVisionConfig,
@@ -20,6 +24,9 @@ from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.base import DecoderBase, FluxBase, Sd3Base
+from softdecode.vlm.base import ImageTokenizer
+from softdecode.vlm.chameleon import ChameleonTokenizer
+from softdecode.vlm.emu3 import Emu3Tokenizer
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
 from softdecode.vlm.llamagen.gpt import GptConfig, KeyValues, LlamaGenGpt, attention_mask
 
@@ -37,7 +44,7 @@ class VlmSketch:
     """
 
     module: nn.Module
-    tokenizer: JanusTokenizer
+    tokenizer: ImageTokenizer
     draw: Callable[[int], None]
 
 
@@ -58,18 +65,53 @@ def janus(width: int, ffn: int, layers: int, heads: int, dtype: torch.dtype) -> 
     model.to(dtype)
     tokenizer = JanusTokenizer(model.model.vqmodel)
 
-    def draw(batch: int) -> None:
-        total = PROMPT_TOKENS + tokenizer.grid[0] * tokenizer.grid[1]
-        cache = StaticCache(config=text, max_cache_len=total)
-        for length, start in ((PROMPT_TOKENS, 0), (1, total - 1)):
-            embeds = torch.empty(2 * batch, length, width, dtype=dtype, device="meta")
-            positions = torch.arange(start, start + length, device="meta")[None]
-            output = model.model.language_model(
-                inputs_embeds=embeds, position_ids=positions, past_key_values=cache, use_cache=True
-            )
-            model.model.generation_head(output.last_hidden_state[:, -1])
-
+    draw = _drawing(model.model.language_model, model.model.generation_head, text, 24 * 24, dtype)
     return VlmSketch(module=model, tokenizer=tokenizer, draw=draw)
+
+
+def emu3(dtype: torch.dtype) -> VlmSketch:
+    """Emu3-Gen at 720 px: 90 rows of 90 tokens and a line end."""
+    config = Emu3Config(vocabulary_map={})
+    text: Any = config.text_config
+    with torch.device("meta"):
+        model: Any = Emu3ForConditionalGeneration(config)
+    model.to(dtype)
+    draw = _drawing(model.model.text_model, model.lm_head, text, 90 * 91, dtype)
+    return VlmSketch(module=model, tokenizer=Emu3Tokenizer(model.model.vqmodel, (720, 720)), draw=draw)
+
+
+def chameleon(dtype: torch.dtype) -> VlmSketch:
+    """Chameleon and Anole of 7B at 512 px, with the VQ decoder that transformers leaves out."""
+    config = ChameleonConfig(vocabulary_map={})
+    with torch.device("meta"):
+        model: Any = ChameleonForConditionalGeneration(config)
+        vq = VQModel(
+            down_block_types=("DownEncoderBlock2D",) * 5,
+            up_block_types=("UpDecoderBlock2D",) * 5,
+            block_out_channels=(128, 128, 256, 256, 512),
+            layers_per_block=2,
+            latent_channels=256,
+            vq_embed_dim=256,
+            num_vq_embeddings=8192,
+        )
+    module = nn.ModuleDict({"model": model, "vq": vq}).to(dtype)
+    draw = _drawing(model.model, model.lm_head, config, 32 * 32, dtype)
+    return VlmSketch(module=module, tokenizer=ChameleonTokenizer(vq), draw=draw)
+
+
+def _drawing(language: Any, head: nn.Module, config: Any, positions: int, dtype: torch.dtype) -> Callable[[int], None]:
+    """`VlmSketch.draw` of a language model of transformers that draws over so many positions."""
+
+    def draw(batch: int) -> None:
+        total = PROMPT_TOKENS + positions
+        cache = StaticCache(config=config, max_cache_len=total)
+        for length, start in ((PROMPT_TOKENS, 0), (1, total - 1)):
+            embeds = torch.empty(2 * batch, length, config.hidden_size, dtype=dtype, device="meta")
+            places = torch.arange(start, start + length, device="meta")[None]
+            output = language(inputs_embeds=embeds, position_ids=places, past_key_values=cache, use_cache=True)
+            head(output.last_hidden_state[:, -1])
+
+    return draw
 
 
 def llamagen(width: int, layers: int, heads: int, image_size: int, dtype: torch.dtype) -> VlmSketch:
@@ -149,6 +191,8 @@ def _vae(shift: float, scale: float) -> AutoencoderKL:
 VLMS: dict[str, Callable[[torch.dtype], VlmSketch]] = {
     "janus-pro-1b": lambda dtype: janus(2048, 5632, 24, 16, dtype),
     "janus-pro-7b": lambda dtype: janus(4096, 11_008, 30, 32, dtype),
+    "emu3-gen": emu3,
+    "anole-7b": chameleon,
     "llamagen-xl-256": lambda dtype: llamagen(1280, 36, 20, 256, dtype),
     "llamagen-xl-512": lambda dtype: llamagen(1280, 36, 20, 512, dtype),
 }

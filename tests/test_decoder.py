@@ -267,7 +267,7 @@ def test_a_decoder_is_not_made_with_another_codebook(make_decoder, make_codebook
         make_decoder(code_dim=5)
 
 
-@pytest.mark.parametrize("wrong", [{"mode": "vague"}, {"trained": "none"}, {"steps": 0}, {"steps": -1}])
+@pytest.mark.parametrize("wrong", [{"mode": "vague"}, {"trained": "some"}, {"steps": 0}, {"steps": -1}])
 def test_an_impossible_config_is_refused(wrong, make_decoder):
     config = make_decoder().config
     with pytest.raises(SoftDecodeError, match=str(next(iter(wrong.values())))):

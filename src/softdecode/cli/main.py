@@ -1,6 +1,7 @@
 """The command `softdecode`: finds the sub-command, runs it, and turns bad input into one line and exit code 2."""
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, rest: list[str]) -> int:
+    # diffusers imports bitsandbytes where it is installed, which then tells of a faster CPU kernel in every process.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         importlib.import_module(COMMANDS[name][0]).main(rest)
     except SoftDecodeError as error:

@@ -88,8 +88,24 @@ def test_greedy_sequences_are_equal_alone_and_in_a_batch(vlm, numbers, meta):
 def test_greedy_pictures(vlm, numbers):
     for place in (0, 1):
         picture = vlm.tokenizer.decode(numbers[f"greedy{place}_ids"].view(1, 8, 8))[0]
-        found = ((picture + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
-        assert (found.int() - numbers[f"greedy{place}_uint8"].int()).abs().max() <= 1
+        assert_same_pixels(picture, numbers[f"greedy{place}_uint8"])
+
+
+def test_forced_pictures(vlm, numbers):
+    pictures = vlm.tokenizer.decode(numbers["forced_ids"].view(2, 8, 8))
+    assert_near(pictures, numbers["forced_decoded"].clamp(-1, 1), 5e-5)
+    for picture, expected in zip(pictures, numbers["forced_uint8"], strict=True):
+        assert_same_pixels(picture, expected)
+
+
+def assert_same_pixels(picture, expected):
+    """As the official code rounds, towards zero, up to 1."""
+    found = ((picture + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+    assert (found.int() - expected.int()).abs().max() <= 1
+
+
+def test_image_tokens_as_the_language_models_input(vlm, numbers):
+    assert_near(vlm.embed_tokens(torch.arange(8)), numbers["gen_img_embeds_first8"], 5e-5)
 
 
 def test_the_understanding_halfs_text_logits(vlm, numbers):

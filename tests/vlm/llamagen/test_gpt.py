@@ -59,6 +59,18 @@ def test_forced_logits_are_the_official_codes(kind):
     torch.testing.assert_close(guided, numbers["forced_guided_logits"], rtol=0, atol=1e-3)
 
 
+@golden
+def test_without_a_text_mask_padding_is_looked_at():
+    numbers = load_file(GOLDEN / "llamagen_t2i" / "io.safetensors")
+    model, condition, text_mask = official("t2i", numbers)
+    tokens = torch.cat([numbers["forced_ids"]] * 2)[:, :7]
+    sequence = torch.cat([condition, model.tok_embeddings(tokens)], dim=1)
+    logits = model(sequence, attention_mask(torch.ones_like(text_mask), sequence.shape[1]))[:, -8:]
+    conditional, unconditional = logits.chunk(2)
+    guided = unconditional + 7.5 * (conditional - unconditional)
+    torch.testing.assert_close(guided, numbers["nomask_guided_logits_first8"], rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", CONDITIONS)
 def test_the_cache_gives_the_numbers_of_one_pass(kind):
     model = build(kind, condition_tokens=6 if kind == "t2i" else 1)

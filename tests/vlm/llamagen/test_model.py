@@ -13,7 +13,7 @@ from softdecode.vlm.base import ImageTokenModel, SamplingConfig, nearest_tokens
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
 from softdecode.vlm.llamagen.captions import clean_caption, left_padded
 from softdecode.vlm.llamagen.checkpoint import build_tokenizer, convert_llamagen
-from softdecode.vlm.llamagen.gpt import GptConfig, LlamaGenGpt
+from softdecode.vlm.llamagen.gpt import GptConfig, LlamaGenGpt, attention_mask
 from softdecode.vlm.llamagen.model import LlamaGenModel
 from softdecode.vlm.registry import load_vlm
 
@@ -63,6 +63,17 @@ def test_captions_are_cleaned_as_in_training():
         assert clean_caption(case["input"]) == case["output"]
 
 
+def assert_first_logits(vlm, prompts, tokens, scale, expected):
+    """The first 8 logits along given tokens, in one pass of the conditional (scale 1) or the unconditional rows."""
+    condition, text_mask = vlm.condition(prompts, guided=True)
+    rows = slice(0, len(prompts)) if scale == 1 else slice(len(prompts), None)
+    embeddings = vlm.gpt.tok_embeddings(tokens.flatten(1)[:, :7])
+    sequence = torch.cat([condition[rows], embeddings], dim=1)
+    with torch.no_grad():
+        logits = vlm.gpt(sequence, attention_mask(text_mask[rows], sequence.shape[1]))[:, -8:]
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+
+
 @golden
 def test_the_text_path_and_its_greedy_sequences(converted):
     numbers = load_file(GOLDEN / "llamagen_t2i" / "text_pipeline.safetensors")
@@ -75,8 +86,47 @@ def test_the_text_path_and_its_greedy_sequences(converted):
     drawn = vlm.sample(prompts, seeds=[0, 1, 2], sampling=GREEDY["t2i"], on_logits=logits.append)
     assert torch.equal(drawn.tokens.flatten(1), numbers["greedy_ids"])
     torch.testing.assert_close(torch.stack(logits[:8], dim=1), numbers["first8_guided_logits"], rtol=0, atol=1e-3)
+    for scale, expected in ((1.0, "first8_cond_logits"), (0.0, "first8_uncond_logits")):
+        assert_first_logits(vlm, prompts, drawn.tokens, scale, numbers[expected])
     alone = vlm.sample(prompts[1:2], seeds=[5], sampling=GREEDY["t2i"])
     assert torch.equal(alone.tokens[0], drawn.tokens[1])
+
+
+class GivenCaptions(torch.nn.Module):
+    """In the caption encoder's place: the golden conditions."""
+
+    def __init__(self, embeddings, mask):
+        super().__init__()
+        self.embeddings, self.mask = embeddings, mask
+
+    def forward(self, prompts):
+        rows = [int(prompt) for prompt in prompts]
+        return self.embeddings[rows], self.mask[rows]
+
+
+@golden
+def test_captions_go_to_the_left_as_in_the_official_script():
+    numbers = load_file(GOLDEN / "llamagen_t2i" / "io.safetensors")
+    embeddings, mask = left_padded(numbers["t5_embeddings"], numbers["t5_attention_mask"])
+    torch.testing.assert_close(embeddings, numbers["c_indices"], rtol=0, atol=1e-6)
+    assert torch.equal(mask, numbers["c_emb_masks"].to(mask))
+
+
+@golden
+@pytest.mark.parametrize(("scale", "expected"), [(7.5, "greedy_ids"), (1.0, "nocfg_greedy_ids")])
+def test_greedy_sequences_of_captions(scale, expected, converted):
+    numbers = load_file(GOLDEN / "llamagen_t2i" / "io.safetensors")
+    vlm = load_vlm(converted / "t2i")
+    vlm.captions = GivenCaptions(numbers["c_indices"], numbers["c_emb_masks"])
+    logits = []
+    sampling = SamplingConfig(guidance_scale=scale, temperature=0)
+    drawn = vlm.sample(["0", "1"], seeds=[0, 1], sampling=sampling, on_logits=logits.append)
+    assert torch.equal(drawn.tokens.flatten(1), numbers[expected])
+    if expected == "greedy_ids":
+        first = torch.stack(logits[:4], dim=1)
+        torch.testing.assert_close(first, numbers["greedy_guided_logits_first4"], rtol=0, atol=1e-3)
+        picture = vlm.tokenizer.decode(drawn.tokens)
+        torch.testing.assert_close(picture, numbers["greedy_image"].clamp(-1, 1), rtol=0, atol=5e-5)
 
 
 def test_padding_goes_to_the_left_and_is_zero():

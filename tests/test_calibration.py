@@ -278,6 +278,21 @@ def test_the_fit_refines_an_epsilon_between_those_of_its_grid(encoder):
     assert abs(coarse.reached.entropy - target.entropy) <= 0.005
 
 
+def test_the_search_is_not_misled_by_the_grids_period(make_codebook):
+    """Images of 8 columns whose first is blank: a sample of every 8th token would know blank tokens alone."""
+    codebook = make_codebook(64, 6)
+    generator = torch.Generator().manual_seed(2)
+    features = torch.randn(1030, 8, 8, 6, generator=generator)
+    features[:, :, 0] = codebook[3] + 0.01 * torch.randn(1030, 8, 6, generator=generator)
+    similarities = proxy_logits(features, codebook)
+    target = statistics([Calibration(kappa=12.0, epsilon=0.02).for_encoder(similarities)], codebook)
+    fitted = fit_calibration(lambda: similarities.split(100), target, codebook)
+    assert fitted.epsilon == pytest.approx(0.02, abs=0.005)
+    assert fitted.kappa == pytest.approx(12.0, rel=0.05)
+    again = fit_calibration(lambda: similarities.split(333), target, codebook)
+    assert (again.kappa, again.epsilon) == pytest.approx((fitted.kappa, fitted.epsilon), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("changed", "limits"),
     [({"entropy": 0.02}, (1.0, 5.0)), ({"entropy": 0.9}, (20.0, 30.0)), ({"entropy": 1.0}, (1.0, 1000.0))],

@@ -121,7 +121,7 @@ def fit_calibration(
     *,
     codebook_sha256: str = "",
     kappa_range: tuple[float, float] = (0.01, 100_000.0),
-    epsilons: tuple[float, ...] = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    epsilons: tuple[float, ...] = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
     tolerance: float = 0.005,
     protocol: dict[str, object] | None = None,
 ) -> Calibration:
@@ -147,7 +147,7 @@ def fit_calibration(
     if not 0 < kappa_range[0] < kappa_range[1]:
         raise SoftDecodeError(f"kappa range must ascend from above 0, got {kappa_range}")
 
-    sample = _spread_tokens(similarities, _SEARCH_TOKENS)
+    sample = _some_tokens(similarities, _SEARCH_TOKENS)
 
     def solve(epsilon: float) -> tuple[Calibration, float, float]:
         return _solve(lambda: [sample], target, epsilon, kappa_range)
@@ -182,16 +182,20 @@ def fit_calibration(
     )
 
 
-def _spread_tokens(similarities: Callable[[], Iterable[Tensor]], count: int) -> Tensor:
-    """About `count` tokens' proxy logits [T, V], evenly spread over all; all of them where there are no more."""
+def _some_tokens(similarities: Callable[[], Iterable[Tensor]], count: int) -> Tensor:
+    """Proxy logits [T, V] of `count` tokens, drawn at random from all with a fixed seed; all where there are no more.
+
+    At random, since every n-th would be the same column of each image wherever n and the grid's width agree.
+    """
     total = sum(part[..., 0].numel() for part in similarities())
-    stride = max(1, total // count)
-    spread, start = [], 0
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:count].sort().values
+    picked, start = [], 0
     for part in similarities():
         rows = part.flatten(0, -2)
-        spread.append(rows[-start % stride :: stride])
+        inside = chosen[(chosen >= start) & (chosen < start + len(rows))] - start
+        picked.append(rows[inside.to(rows.device)])
         start += len(rows)
-    return torch.cat(spread)
+    return torch.cat(picked)
 
 
 def _solve(

@@ -41,7 +41,9 @@ def embedded_vlm() -> VlmJob:
             betas=(0.9, 0.95),
             compile=True,
         ),
-        sampling=SamplingConfig(guidance_scale=1.25, temperature=1.0, top_k=2),
+        # A model that knows its captions by heart is far surer than it is right: held-out ones are likeliest at a
+        # temperature of 4 to 5. The low top-p keeps to its first choices all the same.
+        sampling=SamplingConfig(guidance_scale=1.0, temperature=3.5, top_p=0.04),
     )
 
 

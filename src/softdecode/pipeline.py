@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor, nn
 
@@ -16,32 +15,19 @@ from softdecode.base import load_base
 from softdecode.calibration import proxy_distribution
 from softdecode.decoder import DistributionDecoder
 from softdecode.default_decoder import default_decoder
-from softdecode.device import resolve_device, resolve_placement
+from softdecode.device import resolve_device
 from softdecode.errors import SoftDecodeError
-from softdecode.images import from_pil, to_pil, to_uint8
+from softdecode.images import from_pil, to_uint8
 from softdecode.mapping import TokenDistribution
-from softdecode.memory.offload import Offload, offload_blocks, release_cache
-from softdecode.memory.quantize import Quantization, quantize_nf4
+from softdecode.memory.offload import Offload, Phases, offload_blocks
+from softdecode.memory.placement import Placement
+from softdecode.memory.quantize import Quantization
 from softdecode.models import DEFAULT_VLM, EMBEDDED
+from softdecode.pipeline_output import OutputType, SoftDecodeOutput, check_output_type, make_output
 from softdecode.vlm.base import ImageTokenModel, SamplingConfig
 from softdecode.vlm.registry import load_vlm
 
 Progress = Callable[[Literal["vlm", "denoise"], int, int], None]
-
-
-@dataclass
-class SoftDecodeOutput(BaseOutput):
-    """What a call of the pipeline gives.
-
-    Attributes:
-        images: the soft-decoded pictures; RGB images, or uint8 [B, 3, H, W] where `output_type` is "pt".
-        vq_images: the same tokens through the VLM's own VQ decoder, where asked for.
-        distribution: what the decoder saw; it can be saved and decoded again without the VLM.
-    """
-
-    images: list[Image.Image] | Tensor
-    vq_images: list[Image.Image] | Tensor | None
-    distribution: TokenDistribution
 
 
 class SoftDecodePipeline(DiffusionPipeline):
@@ -57,7 +43,7 @@ class SoftDecodePipeline(DiffusionPipeline):
 
     vlm: ImageTokenModel
     decoder: DistributionDecoder
-    _phase_device: torch.device | None = None  # where the phases compute in turn, if models are offloaded between them
+    _phases: Phases | None = None  # where models are offloaded between them
 
     def __init__(self, vlm: ImageTokenModel, decoder: DistributionDecoder) -> None:
         super().__init__()
@@ -95,35 +81,27 @@ class SoftDecodePipeline(DiffusionPipeline):
         Raises:
             SoftDecodeError: missing or damaged files, a decoder made for another codebook, or an unknown setting.
         """
-        _check_choice("offload", offload, Offload)
-        _check_choice("quantize_vlm", quantize_vlm, Quantization)
-        _check_choice("quantize_base", quantize_base, Quantization)
-        if offload == "sequential" and "nf4" in (quantize_vlm, quantize_base):
-            raise SoftDecodeError("4-bit weights cannot be offloaded layer by layer; use the offload mode model")
+        place = Placement.resolve(
+            device, dtype, offload=offload, quantize_vlm=quantize_vlm, quantize_base=quantize_base
+        )
         if vlm is None and decoder is not None and Path(decoder).resolve() not in _embedded_decoders():
             raise SoftDecodeError(f"name the VLM that the decoder {decoder} belongs to")
-        where, kind = resolve_placement(device, dtype)
-        first = where if offload == "none" else torch.device("cpu")
         if vlm is None or isinstance(vlm, str | os.PathLike):
-            at = {"device": "cpu" if quantize_vlm == "nf4" else first, "dtype": kind}
-            vlm = load_vlm(DEFAULT_VLM if vlm is None else vlm, **at)
-            if quantize_vlm == "nf4":
-                quantize_nf4(_module(vlm), kind)
-                _module(vlm).to(where)
-        at = {"device": "cpu" if quantize_base == "nf4" else first, "dtype": kind}
+            vlm = load_vlm(DEFAULT_VLM if vlm is None else vlm, **place.loading(quantize_vlm))
+            if quantize_vlm != "none":
+                place.quantized(_module(vlm), _module(vlm), quantize_vlm)
+        at = place.loading(quantize_base)
         if decoder is None:
             loaded = default_decoder(vlm, base, **at)
         else:
-            given = None if base is None else load_base(base, dtype=kind)
+            given = None if base is None else load_base(base, dtype=place.dtype)
             loaded = DistributionDecoder.from_pretrained(decoder, base=given, **at)
-        if quantize_base == "nf4":
-            quantize_nf4(loaded.base.transformer, kind)
-            loaded.to(where)
+        place.quantized(loaded, loaded.base.transformer, quantize_base)
         pipe = cls(vlm, loaded)
         if offload == "model":
-            pipe.enable_model_cpu_offload(device=where)
+            pipe.enable_model_cpu_offload(device=place.device)
         elif offload == "sequential":
-            pipe.enable_sequential_cpu_offload(device=where)
+            pipe.enable_sequential_cpu_offload(device=place.device)
         return pipe
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: str | torch.device | None = None) -> None:
@@ -133,9 +111,8 @@ class SoftDecodePipeline(DiffusionPipeline):
             gpu_id: number of the CUDA device; `device` where None.
             device: where to compute; the best there is where None.
         """
-        self._phase_device = resolve_device(device if gpu_id is None else f"cuda:{gpu_id}")
-        for module in (_module(self.vlm), self.decoder):
-            module.to("cpu")
+        where = resolve_device(device if gpu_id is None else f"cuda:{gpu_id}")
+        self._phases = Phases({"vlm": _module(self.vlm), "decoder": self.decoder}, where)
 
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: str | torch.device | None = None
@@ -147,7 +124,7 @@ class SoftDecodePipeline(DiffusionPipeline):
             device: where to compute; the best there is where None.
         """
         where = resolve_device(device if gpu_id is None else f"cuda:{gpu_id}")
-        self._phase_device = None
+        self._phases = None
         for module in (_module(self.vlm), self.decoder):
             offload_blocks(module, where)
 
@@ -157,14 +134,8 @@ class SoftDecodePipeline(DiffusionPipeline):
 
     def _enter(self, phase: Literal["vlm", "decoder"]) -> None:
         """Where models are offloaded, bring this phase's to the device and the other's away."""
-        if self._phase_device is None:
-            return
-        models = {"vlm": _module(self.vlm), "decoder": self.decoder}
-        for name, module in models.items():
-            if name != phase:
-                module.to("cpu")
-        release_cache(self._phase_device)
-        models[phase].to(self._phase_device)
+        if self._phases is not None:
+            self._phases.enter(phase)
 
     @torch.no_grad()
     def __call__(
@@ -178,7 +149,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         top_k: int | None = None,
         top_p: float | None = None,
         return_vq: bool = False,
-        output_type: Literal["pil", "pt"] = "pil",
+        output_type: OutputType = "pil",
         on_progress: Progress | None = None,
     ) -> SoftDecodeOutput:
         """Draw one image for each prompt.
@@ -195,7 +166,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         Raises:
             SoftDecodeError: an empty prompt, a wrong number of seeds, or a setting out of range.
         """
-        _check_output_type(output_type)
+        check_output_type(output_type)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         seeds = list(range(seed, seed + len(prompts))) if isinstance(seed, int) else list(seed)
         steps = self.decoder.config.steps if num_inference_steps is None else num_inference_steps
@@ -217,7 +188,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         images = self.decode(
             distribution, seeds=seeds, vq_images=vq_images, num_inference_steps=steps, on_progress=on_progress
         )
-        return _output(images, vq_images if return_vq else None, distribution, output_type)
+        return make_output(images, vq_images if return_vq else None, distribution, output_type)
 
     @torch.no_grad()
     def sample(
@@ -294,7 +265,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         *,
         seed: int | Sequence[int] = 0,
         num_inference_steps: int | None = None,
-        output_type: Literal["pil", "pt"] = "pil",
+        output_type: OutputType = "pil",
         on_progress: Progress | None = None,
     ) -> SoftDecodeOutput:
         """Encode images with the VLM's tokenizer and decode them again, softly and with the VQ decoder.
@@ -302,7 +273,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         Args:
             images: RGB images of the tokenizer's size, or a tensor [B, 3, H, W] in [-1, 1].
         """
-        _check_output_type(output_type)
+        check_output_type(output_type)
         batch = images if isinstance(images, Tensor) else torch.stack([from_pil(image) for image in images])
         seeds = list(range(seed, seed + len(batch))) if isinstance(seed, int) else list(seed)
         distribution = self.encode(batch)
@@ -314,7 +285,7 @@ class SoftDecodePipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             on_progress=on_progress,
         )
-        return _output(decoded, vq_images, distribution, output_type)
+        return make_output(decoded, vq_images, distribution, output_type)
 
 
 def _module(vlm: ImageTokenModel) -> nn.Module:
@@ -324,28 +295,8 @@ def _module(vlm: ImageTokenModel) -> nn.Module:
     return vlm
 
 
-def _check_choice(name: str, given: str, choices: Any) -> None:
-    if given not in get_args(choices):
-        raise SoftDecodeError(f"unknown {name} {given!r}; expected {', '.join(get_args(choices))}")
-
-
 def _override(defaults: SamplingConfig, **given: float | None) -> SamplingConfig:
     return replace(defaults, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-
-
-def _check_output_type(output_type: str) -> None:
-    if output_type not in ("pil", "pt"):
-        raise SoftDecodeError(f"unknown output type {output_type!r}; expected pil or pt")
-
-
-def _output(
-    images: Tensor, vq_images: Tensor | None, distribution: TokenDistribution, output_type: str
-) -> SoftDecodeOutput:
-    if output_type == "pt":
-        return SoftDecodeOutput(images=images, vq_images=vq_images, distribution=distribution)
-    return SoftDecodeOutput(
-        images=to_pil(images), vq_images=None if vq_images is None else to_pil(vq_images), distribution=distribution
-    )
 
 
 def _embedded_decoders() -> set[Path]:

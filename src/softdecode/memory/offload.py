@@ -1,5 +1,6 @@
 """Where weights are while they are not needed: two phases, or block by block."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -9,6 +10,29 @@ from torch import nn
 from softdecode.memory.blocks import blocks
 
 Offload = Literal["none", "model", "sequential"]
+
+
+class Phases:
+    """Models that compute in turn: the one whose phase it is stays on the device, the others on the CPU.
+
+    Args:
+        models: by the names of their phases.
+        device: where to compute.
+    """
+
+    def __init__(self, models: Mapping[str, nn.Module], device: torch.device) -> None:
+        self._models = models
+        self._device = device
+        for module in models.values():
+            module.to("cpu")
+
+    def enter(self, phase: str) -> None:
+        """Bring this phase's model to the device, once the others are away."""
+        for name, module in self._models.items():
+            if name != phase:
+                module.to("cpu")
+        release_cache(self._device)
+        self._models[phase].to(self._device)
 
 
 def offload_blocks(module: nn.Module, device: torch.device) -> None:

@@ -41,8 +41,8 @@ def embedded_vlm() -> VlmJob:
             betas=(0.9, 0.95),
             compile=True,
         ),
-        # A model that knows its captions by heart is far surer than it is right. A higher temperature would be nearer to
-        # the truth, but its drawings decode worse (docs/results.md).
+        # A model that knows its captions by heart is far surer than it is right. A higher temperature would be nearer
+        # to the truth, but its drawings decode worse (docs/results.md).
         sampling=SamplingConfig(guidance_scale=1.0, temperature=1.5, top_p=0.4),
     )
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from softdecode.base import load_base
 from softdecode.calibration import proxy_distribution
@@ -20,12 +20,11 @@ from softdecode.errors import SoftDecodeError
 from softdecode.images import from_pil, to_uint8
 from softdecode.mapping import TokenDistribution
 from softdecode.memory.offload import Offload, Phases, offload_blocks
-from softdecode.memory.placement import Placement
+from softdecode.memory.placement import Placement, as_module
 from softdecode.memory.quantize import Quantization
 from softdecode.models import DEFAULT_VLM, EMBEDDED
 from softdecode.pipeline_output import OutputType, SoftDecodeOutput, check_output_type, make_output
 from softdecode.vlm.base import ImageTokenModel, SamplingConfig
-from softdecode.vlm.registry import load_vlm
 
 Progress = Callable[[Literal["vlm", "denoise"], int, int], None]
 
@@ -87,9 +86,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         if vlm is None and decoder is not None and Path(decoder).resolve() not in _embedded_decoders():
             raise SoftDecodeError(f"name the VLM that the decoder {decoder} belongs to")
         if vlm is None or isinstance(vlm, str | os.PathLike):
-            vlm = load_vlm(DEFAULT_VLM if vlm is None else vlm, **place.loading(quantize_vlm))
-            if quantize_vlm != "none":
-                place.quantized(_module(vlm), _module(vlm), quantize_vlm)
+            vlm = place.load_vlm(DEFAULT_VLM if vlm is None else vlm)
         at = place.loading(quantize_base)
         if decoder is None:
             loaded = default_decoder(vlm, base, **at)
@@ -112,7 +109,7 @@ class SoftDecodePipeline(DiffusionPipeline):
             device: where to compute; the best there is where None.
         """
         where = resolve_device(device if gpu_id is None else f"cuda:{gpu_id}")
-        self._phases = Phases({"vlm": _module(self.vlm), "decoder": self.decoder}, where)
+        self._phases = Phases({"vlm": as_module(self.vlm), "decoder": self.decoder}, where)
 
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: str | torch.device | None = None
@@ -125,7 +122,7 @@ class SoftDecodePipeline(DiffusionPipeline):
         """
         where = resolve_device(device if gpu_id is None else f"cuda:{gpu_id}")
         self._phases = None
-        for module in (_module(self.vlm), self.decoder):
+        for module in (as_module(self.vlm), self.decoder):
             offload_blocks(module, where)
 
     def enable_vae_tiling(self) -> None:
@@ -286,13 +283,6 @@ class SoftDecodePipeline(DiffusionPipeline):
             on_progress=on_progress,
         )
         return make_output(decoded, vq_images, distribution, output_type)
-
-
-def _module(vlm: ImageTokenModel) -> nn.Module:
-    """The VLM as a module, which the contract does not ask for, but moving and changing weights does."""
-    if not isinstance(vlm, nn.Module):
-        raise SoftDecodeError(f"{vlm.name} is no torch module; it cannot be offloaded or quantized")
-    return vlm
 
 
 def _override(defaults: SamplingConfig, **given: float | None) -> SamplingConfig:

@@ -503,3 +503,11 @@ def test_the_line_is_the_only_one_of_the_process(case):
     (line,) = done.stderr.splitlines()
     assert line.startswith("softdecode generate: error: the weights in ")
     assert "1 missing: model.generation_head.vision_head.bias" in line
+
+
+def test_options_that_a_command_has_no_use_for(case, assert_refused):
+    """Rather than to ignore them: calibrate and evaluate load the VLM alone, or other decoders."""
+    for option in (["--offload", "model"], ["--quantize-base", "nf4"], ["--base", case.folder]):
+        for command in ("calibrate", "evaluate reconstruction"):
+            assert_refused(*command.split(), *option, words=f"no use for {option[0]}")
+    assert_refused("calibrate", "--decoder", case.folder, words="no use for --decoder")

@@ -15,14 +15,13 @@ import tyro
 from tqdm import tqdm
 
 from softdecode.default_decoder import UntrainedDecoderWarning
-from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
 from softdecode.memory.offload import Offload
+from softdecode.memory.placement import Placement
 from softdecode.memory.quantize import Quantization
 from softdecode.models import DEFAULT_VLM
 from softdecode.pipeline import SoftDecodePipeline
 from softdecode.vlm.base import ImageTokenModel, SamplingConfig
-from softdecode.vlm.registry import load_vlm
 
 T = TypeVar("T")
 
@@ -69,8 +68,17 @@ class ModelOptions:
     """nf4 for 4-bit weights of the decoder's transformer."""
 
     def load_vlm(self) -> ImageTokenModel:
-        device, dtype = resolve_placement(self.device, self.dtype)
-        return load_vlm(self.model or DEFAULT_VLM, device=device, dtype=dtype)
+        """The VLM alone, for commands that need no decoder, or other ones than `--decoder` names."""
+        ignored = {"--decoder": self.decoder, "--base": self.base}
+        if self.quantize_base != "none":
+            ignored["--quantize-base"] = self.quantize_base
+        if self.offload != "none":
+            ignored["--offload"] = self.offload
+        given = [name for name, value in ignored.items() if value is not None]
+        if given:
+            raise SoftDecodeError(f"this command has no use for {', '.join(given)}; leave it out")
+        place = Placement.resolve(self.device, self.dtype, quantize_vlm=self.quantize_vlm)
+        return place.load_vlm(self.model or DEFAULT_VLM)
 
     def load_pipeline(self) -> SoftDecodePipeline:
         with warnings.catch_warnings(record=True) as caught:

@@ -1,5 +1,6 @@
 """Where models are loaded to, and in which precision: the settings that pipeline and commands share."""
 
+import os
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -10,6 +11,8 @@ from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
 from softdecode.memory.offload import Offload
 from softdecode.memory.quantize import Quantization, quantize_nf4
+from softdecode.vlm.base import ImageTokenModel
+from softdecode.vlm.registry import load_vlm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +53,25 @@ class Placement:
         waits = self.offload != "none" or quantization == "nf4"
         return {"device": torch.device("cpu") if waits else self.device, "dtype": self.dtype}
 
+    def load_vlm(self, location: str | os.PathLike[str]) -> ImageTokenModel:
+        """Load a VLM, quantized if that is asked for (see `registry.load_vlm`)."""
+        vlm = load_vlm(location, **self.loading(self.quantize_vlm))
+        if self.quantize_vlm != "none":
+            self.quantized(as_module(vlm), as_module(vlm), self.quantize_vlm)
+        return vlm
+
     def quantized(self, module: nn.Module, part: nn.Module, quantization: Quantization) -> None:
         """Make `part` of a loaded module 4-bit, if that is asked for; weights are rounded on the way to the device."""
         if quantization == "nf4":
             quantize_nf4(part, self.dtype)
             module.to(self.device)
+
+
+def as_module(vlm: ImageTokenModel) -> nn.Module:
+    """The VLM as a module, which the contract does not ask for, but moving and changing weights does."""
+    if not isinstance(vlm, nn.Module):
+        raise SoftDecodeError(f"{vlm.name} is no torch module; it cannot be offloaded or quantized")
+    return vlm
 
 
 def _check_choice(name: str, given: str, choices: Any) -> None:

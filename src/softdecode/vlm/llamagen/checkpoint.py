@@ -18,8 +18,8 @@ from transformers.models.janus.configuration_janus import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.errors import SoftDecodeError
-from softdecode.files import atomic_folder, check_fit, read_json, read_tensors, write_json, write_tensors
-from softdecode.shards import read_checkpoint
+from softdecode.files import atomic_folder, check_fit, read_json, write_json, write_tensors
+from softdecode.shards import fill, read_checkpoint, read_safetensors
 from softdecode.vlm.janus_official import converted, vq16_config
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
 from softdecode.vlm.llamagen.gpt import GptConfig, LlamaGenGpt
@@ -91,9 +91,8 @@ def load_parts(folder: Path, dtype: torch.dtype) -> tuple[LlamaGenGpt, JanusToke
     with init_empty_weights(include_buffers=False):
         gpt, vq = LlamaGenGpt(gpt_sizes), JanusVQVAE(vq_sizes)
     for model, name in ((gpt, "gpt.safetensors"), (vq, "vq.safetensors")):
-        tensors, _ = read_tensors(folder / name)
-        _filled(model, {key: value.to(dtype) for key, value in tensors.items()}, str(folder / name))
-    return gpt.eval().requires_grad_(False), JanusTokenizer(vq.eval().requires_grad_(False)), content
+        fill(model, read_safetensors(folder / name), dtype, str(folder / name))
+    return gpt, JanusTokenizer(vq), content
 
 
 def gpt_config(weights: Mapping[str, Tensor], *, grid: int, heads: int | None, origin: str) -> GptConfig:

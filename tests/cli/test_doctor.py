@@ -61,3 +61,9 @@ def test_an_estimate_for_an_unknown_model(softdecode):
     result = softdecode("doctor", "--estimate", "--model", "emoji64")
     assert result.code == 2
     assert "known are janus-pro-1b" in result.err
+
+
+def test_an_estimate_prints_all_modes_and_takes_none(softdecode):
+    result = softdecode("doctor", "--estimate", "--offload", "model", "--quantize-vlm", "nf4")
+    assert result.code == 2
+    assert "no use for --offload, --quantize-vlm" in result.err

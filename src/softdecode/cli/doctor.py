@@ -40,6 +40,7 @@ class Doctor:
         check_positive(batch_size=self.batch_size)
         if self.estimate:
             models = self.models
+            models.refuse("decoder", "offload", "quantize_vlm", "quantize_base")  # it prints all modes
             print_estimates(models.model, models.base, batch=self.batch_size, dtype=models.dtype, as_json=self.json)
             return
         pipe = self.models.load_pipeline()

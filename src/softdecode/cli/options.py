@@ -69,16 +69,20 @@ class ModelOptions:
 
     def load_vlm(self) -> ImageTokenModel:
         """The VLM alone, for commands that need no decoder, or other ones than `--decoder` names."""
-        ignored = {"--decoder": self.decoder, "--base": self.base}
-        if self.quantize_base != "none":
-            ignored["--quantize-base"] = self.quantize_base
-        if self.offload != "none":
-            ignored["--offload"] = self.offload
-        given = [name for name, value in ignored.items() if value is not None]
-        if given:
-            raise SoftDecodeError(f"this command has no use for {', '.join(given)}; leave it out")
+        self.refuse("decoder", "base", "offload", "quantize_base")
         place = Placement.resolve(self.device, self.dtype, quantize_vlm=self.quantize_vlm)
         return place.load_vlm(self.model or DEFAULT_VLM)
+
+    def refuse(self, *names: str) -> None:
+        """Refuse options that a command would ignore, rather than to ignore them.
+
+        Raises:
+            SoftDecodeError: one of them was given.
+        """
+        given = [name for name in names if getattr(self, name) not in (None, "none")]
+        if given:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise SoftDecodeError(f"this command has no use for {options}; leave it out")
 
     def load_pipeline(self) -> SoftDecodePipeline:
         with warnings.catch_warnings(record=True) as caught:

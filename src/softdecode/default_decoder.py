@@ -7,7 +7,6 @@ import torch
 
 from softdecode.base import load_base
 from softdecode.decoder import DistributionDecoder
-from softdecode.decoder_config import read_config
 from softdecode.models import DEFAULT_BASE, DEFAULT_DECODER
 from softdecode.vlm.base import ImageTokenModel
 
@@ -36,8 +35,9 @@ def default_decoder(
         embedded = DistributionDecoder.from_pretrained(DEFAULT_DECODER, device=device, dtype=dtype)
         if embedded.fits_codebook(tokenizer.codebook):
             return embedded
-    origin = DEFAULT_BASE if base is None else base
-    name = f"the embedded base of {read_config(DEFAULT_DECODER).vlm}" if base is None else str(base)
+        origin, loaded, name = DEFAULT_BASE, embedded.base, f"the embedded base of {embedded.config.vlm}"
+    else:
+        origin, loaded, name = base, load_base(base, dtype=dtype), str(base)
     warnings.warn(
         f"there is no trained decoder for {vlm.name}: its soft pictures come from an untrained one on {name} and do "
         "not show the prompt, its VQ pictures do; train a decoder, and name its folder",
@@ -45,7 +45,7 @@ def default_decoder(
         stacklevel=3,
     )
     return DistributionDecoder.untrained(
-        load_base(origin, dtype=dtype),
+        loaded,
         tokenizer.codebook,
         vlm=vlm.name,
         image_size=tokenizer.image_size,

@@ -165,6 +165,12 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise SoftDecodeError(f"{path} is damaged or not a safetensors file ({error}); fetch it again") from error
 
 
+def listing(folder: Path) -> str:
+    """What a folder holds, for messages that say what was found: ten names at most, or "nothing"."""
+    names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+    return ", ".join(names[:10]) or "nothing"
+
+
 def check_fit(expected: Mapping[str, Size], found: Mapping[str, Size], origin: str) -> None:
     """Refuse missing, unexpected and misshaped weights, all of them listed.
 

@@ -15,6 +15,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from softdecode.errors import SoftDecodeError
+from softdecode.files import listing
 
 _MODEL_FILES = ["*.json", "*.safetensors", "*.bin", "*.ckpt", "*.model", "*.txt", "*.jinja"]
 Model = TypeVar("Model", bound=nn.Module)
@@ -63,8 +64,7 @@ def config_file(location: str | os.PathLike[str], revision: str | None = None, *
     folder = Path(location) / subfolder
     if Path(location).is_dir():
         if not (folder / "config.json").is_file():
-            found = ", ".join(sorted(item.name for item in folder.iterdir())[:10]) if folder.is_dir() else ""
-            raise SoftDecodeError(f"{folder} is not a model folder: looked for config.json, found {found or 'nothing'}")
+            raise SoftDecodeError(f"{folder} is not a model folder: looked for config.json, found {listing(folder)}")
         return folder / "config.json"
     try:
         return Path(hf_hub_download(str(location), "config.json", subfolder=subfolder or None, revision=revision))

@@ -7,11 +7,12 @@ from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import set_module_tensor_to_device
 from safetensors import SafetensorError, safe_open
 from torch import Size, Tensor, nn
 
 from softdecode.errors import SoftDecodeError
-from softdecode.files import check_fit, read_json
+from softdecode.files import check_fit, listing, read_json
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -45,8 +46,7 @@ def shard_files(folder: Path) -> list[Path]:
         if absent:
             raise SoftDecodeError(f"{folder} lacks weight files that its index names: {', '.join(absent)}")
         return shards
-    found = ", ".join(sorted(item.name for item in folder.iterdir())[:10]) or "nothing"
-    raise SoftDecodeError(f"{folder} holds no weights: looked for {', '.join(_NAMES)}, found {found}")
+    raise SoftDecodeError(f"{folder} holds no weights: looked for {', '.join(_NAMES)}, found {listing(folder)}")
 
 
 def read_shards(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -136,7 +136,8 @@ def fill(model: Model, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype
     for name, value in weights:
         found[name] = value.shape
         if expected.get(name) == value.shape:
-            model.load_state_dict({name: value.to(dtype, copy=True)}, strict=False, assign=True)
+            # One tensor in its place; load_state_dict would walk the whole model for each.
+            set_module_tensor_to_device(model, name, "cpu", value=value.to(dtype, copy=True), dtype=dtype)
     check_fit(expected, found, origin)
     return model.eval().requires_grad_(False)
 

@@ -8,7 +8,7 @@ import torch
 from softdecode.errors import SoftDecodeError
 from softdecode.memory.catalogue import BASES, VLMS
 from softdecode.memory.estimate import estimate, model_bytes, working_memory
-from softdecode.memory.quantize import is_quantizable
+from softdecode.memory.quantize import quantizable_weights
 
 BF16 = torch.bfloat16
 
@@ -64,7 +64,7 @@ def test_weights_in_4_bits_take_four_and_a_half():
         (vlm.module, vlm.module, exact[0], small[0]),
         (base, base.transformer, exact[1], small[1]),
     ):
-        ids = is_quantizable(part)
+        ids = quantizable_weights(part)
         count = sum(weight.numel() for weight in module.parameters() if id(weight) in ids)
         assert count > 0.6 * parameters(part)
         assert before - after == pytest.approx(count * (2 - 4.5 / 8), rel=1e-6)

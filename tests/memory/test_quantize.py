@@ -9,7 +9,7 @@ from torch import nn
 from transformers import T5Config, T5EncoderModel
 
 from softdecode.errors import SoftDecodeError
-from softdecode.memory.quantize import is_quantizable, quantize_nf4
+from softdecode.memory.quantize import quantizable_weights, quantize_nf4
 from softdecode.pipeline import SoftDecodePipeline
 
 
@@ -69,7 +69,7 @@ def test_layers_that_transformers_keeps_in_float32_stay(bitsandbytes):
 
 def test_what_would_be_quantized_is_what_is():
     model = Model()
-    assert is_quantizable(model) == {id(model.layers[0][0].weight), id(model.layers[0][2].weight)}
+    assert quantizable_weights(model) == {id(model.layers[0][0].weight), id(model.layers[0][2].weight)}
 
 
 def test_vlm_and_base_are_quantized_separately(bitsandbytes):

@@ -12,7 +12,7 @@ from softdecode.base.flux import FluxBase
 from softdecode.base.flux_single_file import load_flux_file, load_vae_file
 from softdecode.base.sd3 import Sd3Base
 from softdecode.errors import SoftDecodeError
-from softdecode.files import read_json
+from softdecode.files import listing, read_json
 from softdecode.loading import config_file, load_pretrained, refuse_missing_folder
 
 # `_class_name` in transformer/config.json -> the transformer's class and the base's
@@ -42,9 +42,8 @@ def load_base(
         return _from_file(Path(location), dtype)
     refuse_missing_folder(location)
     if Path(location).is_dir() and not (Path(location) / "transformer").is_dir():
-        found = ", ".join(sorted(item.name for item in Path(location).iterdir())[:10]) or "nothing"
         raise SoftDecodeError(
-            f"{location} is not a base: looked for transformer/ and vae/, found {found}; "
+            f"{location} is not a base: looked for transformer/ and vae/, found {listing(Path(location))}; "
             "a transformer in a single file is named by the file"
         )
     config = read_json(config_file(location, revision, subfolder="transformer"))

@@ -14,7 +14,7 @@ from softdecode.memory.blocks import blocks
 from softdecode.memory.catalogue import BASES, VLMS, VlmSketch
 from softdecode.memory.offload import Offload
 from softdecode.memory.peak import PeakMemory, model_tensors, tensor_bytes
-from softdecode.memory.quantize import NF4_BITS, Quantization, is_quantizable
+from softdecode.memory.quantize import NF4_BITS, Quantization, quantizable_weights
 
 PHASES = ("draw", "VQ decode", "denoise", "VAE decode")
 # (offload, quantization of both), from most memory to least
@@ -82,7 +82,7 @@ def estimate(vlm: str, base: str, *, batch: int = 1, dtype: torch.dtype = torch.
             vlm_weights=weights[quantization][0],
             base_weights=weights[quantization][1],
             phases={
-                phase: resident_bytes(drawing.module, decoding, phase, offload, quantization) + working[phase]
+                phase: resident_bytes(drawing.module, decoding, weights[quantization], phase, offload) + working[phase]
                 for phase in PHASES
             },
         )
@@ -120,7 +120,7 @@ def working_memory(vlm: VlmSketch, base: DecoderBase, batch: int, dtype: torch.d
 
 def weight_bytes(module: nn.Module, quantized: nn.Module | None = None) -> int:
     """Bytes of a module's weights and buffers, shared ones counted once; `quantized` is the part that is 4-bit."""
-    small = set() if quantized is None else is_quantizable(quantized)
+    small = set() if quantized is None else quantizable_weights(quantized)
     whole = tensor_bytes(tensor for tensor in model_tensors(module) if id(tensor) not in small)
     packed = sum(weight.numel() for weight in module.parameters() if id(weight) in small)
     return whole + round(packed * NF4_BITS / 8)
@@ -133,9 +133,8 @@ def model_bytes(vlm: nn.Module, base: DecoderBase, quantization: Quantization) -
     return weight_bytes(vlm, vlm), weight_bytes(base, base.transformer)
 
 
-def resident_bytes(vlm: nn.Module, base: DecoderBase, phase: str, offload: Offload, quantization: Quantization) -> int:
-    """Bytes of the weights that are on the device in a phase."""
-    both = model_bytes(vlm, base, quantization)
+def resident_bytes(vlm: nn.Module, base: DecoderBase, both: tuple[int, int], phase: str, offload: Offload) -> int:
+    """Bytes of the weights that are on the device in a phase; `both` as from `model_bytes`."""
     if offload == "none":
         return sum(both)
     mine = 0 if phase in PHASES[:2] else 1

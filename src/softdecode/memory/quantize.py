@@ -30,22 +30,27 @@ def quantize_nf4(module: nn.Module, compute_dtype: torch.dtype) -> int:
         SoftDecodeError: bitsandbytes is not installed.
     """
     bitsandbytes = _bitsandbytes()
-    kept = _kept_in_float32(module)
-    count = 0
-    for block in blocks(module):
-        for parent in block.modules():
-            for name, child in parent.named_children():
-                if type(child) is nn.Linear and id(child) not in kept:
-                    setattr(parent, name, _nf4_linear(bitsandbytes, child, compute_dtype))
-                    count += 1
-    return count
+    chosen = _quantizable(module)
+    for parent, name, linear in chosen:
+        setattr(parent, name, _nf4_linear(bitsandbytes, linear, compute_dtype))
+    return len(chosen)
 
 
-def is_quantizable(module: nn.Module) -> set[int]:
+def quantizable_weights(module: nn.Module) -> set[int]:
     """The ids of the weights that `quantize_nf4` would make 4-bit."""
+    return {id(linear.weight) for _, _, linear in _quantizable(module)}
+
+
+def _quantizable(module: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """(parent, name in it, layer) of the layers that `quantize_nf4` replaces."""
     kept = _kept_in_float32(module)
-    linear = (part for block in blocks(module) for part in block.modules() if type(part) is nn.Linear)
-    return {id(part.weight) for part in linear if id(part) not in kept}
+    return [
+        (parent, name, child)
+        for block in blocks(module)
+        for parent in block.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and id(child) not in kept
+    ]
 
 
 def _nf4_linear(bitsandbytes: Any, linear: nn.Linear, compute_dtype: torch.dtype) -> nn.Module:

@@ -17,6 +17,7 @@ from transformers import ChameleonForConditionalGeneration, PreTrainedTokenizerB
 
 from softdecode.calibration import Calibration
 from softdecode.errors import SoftDecodeError
+from softdecode.files import listing
 from softdecode.ldm_naming import converted_ldm, ldm_sizes
 from softdecode.loading import load_pretrained, local_folder
 from softdecode.mapping import TokenDistribution
@@ -96,10 +97,9 @@ class ChameleonModel(nn.Module):
         """Load a folder or hub id in transformers' Chameleon layout, with the original `vqgan.ckpt` in it, strictly."""
         folder = local_folder(location, revision)
         if not (folder / VQ_FILE).is_file():
-            found = ", ".join(sorted(item.name for item in folder.iterdir())[:10]) or "nothing"
             raise SoftDecodeError(
                 f"{location} has no VQ decoder, which transformers leaves out: looked for {VQ_FILE} of the original "
-                f"release, found {found}; put it there"
+                f"release, found {listing(folder)}; put it there"
             )
         text_tokenizer = load_text_tokenizer(folder, (IMAGE_START, TURN_END))
         model = load_pretrained(ChameleonForConditionalGeneration, folder, dtype=dtype)

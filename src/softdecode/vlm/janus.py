@@ -20,8 +20,7 @@ from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import SamplingConfig, check_prompts
 from softdecode.vlm.janus_official import load_official_janus
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
-from softdecode.vlm.rows import CachedRows
-from softdecode.vlm.sampling import sample_tokens
+from softdecode.vlm.rows import sample_rows
 from softdecode.vlm.text import load_text_tokenizer, refuse_control_tokens, special_id
 
 # The conversation, as the authors write it for drawing, without a system prompt: Janus-Pro's, and Janus-1.3B's.
@@ -128,33 +127,18 @@ class JanusModel(nn.Module):
         on_logits: Callable[[Tensor], None] | None = None,
     ) -> TokenDistribution:
         check_prompts(prompts, seeds)
-        sampling = sampling or self.defaults
-        guided = sampling.guidance_scale != 1
         rows = [self.prompt_ids(prompt) for prompt in prompts]
-        if guided:
-            rows += [self.unconditional_ids(row) for row in rows]
-        cached = CachedRows(
+        return sample_rows(
             self.model.model.language_model,
             self.model.config.text_config,
             rows,
+            [self.unconditional_ids(row) for row in rows],
+            embed=lambda tokens, _drawn: self.embed_tokens(tokens)[:, None],
+            head=self.image_logits,
+            tokenizer=self.tokenizer,
             fill=self._special("pad_token_id"),
-            extra=self.tokenizer.grid[0] * self.tokenizer.grid[1],
-        )
-
-        def next_logits(tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
-            if tokens is None:
-                hidden = cached.prompt()
-            else:
-                hidden = cached.extend(self.embed_tokens(torch.cat([tokens, tokens]) if guided else tokens)[:, None])
-            logits = self.image_logits(hidden)
-            return (logits[: len(prompts)], logits[len(prompts) :]) if guided else (logits, None)
-
-        return sample_tokens(
-            next_logits,
-            codebook=self.tokenizer.codebook,
-            grid=self.tokenizer.grid,
             seeds=seeds,
-            sampling=sampling,
+            sampling=sampling or self.defaults,
             calibration=calibration,
             on_token=on_token,
             on_logits=on_logits,

@@ -1,12 +1,17 @@
 """Rows of text ids through a language model of transformers, and image tokens after them, with a key-value cache."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import StaticCache
+
+from softdecode.calibration import Calibration
+from softdecode.mapping import TokenDistribution
+from softdecode.vlm.base import ImageTokenizer, SamplingConfig
+from softdecode.vlm.sampling import sample_tokens
 
 
 def padded_rows(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -58,3 +63,62 @@ class CachedRows:
             use_cache=True,
         )
         return output.last_hidden_state[:, -1]
+
+
+def sample_rows(
+    language: Any,
+    config: Any,
+    conditional: Sequence[Sequence[int]],
+    unconditional: Sequence[Sequence[int]],
+    *,
+    embed: Callable[[Tensor, int], Tensor],
+    head: Callable[[Tensor], Tensor],
+    tokenizer: ImageTokenizer,
+    fill: int,
+    line_ends: bool = False,
+    seeds: Sequence[int],
+    sampling: SamplingConfig,
+    calibration: Calibration | None = None,
+    on_token: Callable[[int, int], None] | None = None,
+    on_logits: Callable[[Tensor], None] | None = None,
+) -> TokenDistribution:
+    """Draw one image after each prompt with a language model of transformers.
+
+    Args:
+        language: see `CachedRows`.
+        config: its config.
+        conditional, unconditional: text ids of B prompts each; the latter are in no use without guidance.
+        embed: (image tokens [rows], how many were drawn so far) to the embeddings [rows, T, D] to read next.
+        head: hidden states [rows, D] to logits over the codebook [rows, V].
+        tokenizer: the VQ side.
+        fill: an id to fill short prompts with.
+        line_ends: whether `embed` adds a position after each row of the image.
+        seeds, sampling, calibration, on_token, on_logits: see `ImageTokenModel.sample`.
+    """
+    guided = sampling.guidance_scale != 1
+    batch = len(conditional)
+    height, width = tokenizer.grid
+    prompts = [*conditional, *unconditional] if guided else conditional
+    rows = CachedRows(language, config, prompts, fill=fill, extra=height * (width + line_ends))
+    drawn = 0
+
+    def next_logits(tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        nonlocal drawn
+        if tokens is None:
+            hidden = rows.prompt()
+        else:
+            drawn += 1
+            hidden = rows.extend(embed(torch.cat([tokens, tokens]) if guided else tokens, drawn))
+        logits = head(hidden)
+        return (logits[:batch], logits[batch:]) if guided else (logits, None)
+
+    return sample_tokens(
+        next_logits,
+        codebook=tokenizer.codebook,
+        grid=tokenizer.grid,
+        seeds=seeds,
+        sampling=sampling,
+        calibration=calibration,
+        on_token=on_token,
+        on_logits=on_logits,
+    )

@@ -1,17 +1,15 @@
 """Drawing with models whose image tokens are part of the text vocabulary (Emu3, Chameleon)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from softdecode.calibration import Calibration
 from softdecode.errors import SoftDecodeError
 from softdecode.mapping import TokenDistribution
-from softdecode.vlm.base import ImageTokenizer, SamplingConfig
-from softdecode.vlm.rows import CachedRows
-from softdecode.vlm.sampling import sample_tokens
+from softdecode.vlm.base import ImageTokenizer
+from softdecode.vlm.rows import sample_rows
 
 
 def code_ids(known: Mapping[int, int], codes: int, owner: str) -> Tensor:
@@ -39,54 +37,35 @@ def sample_in_vocabulary(
     *,
     tokenizer: ImageTokenizer,
     text_ids: Tensor,
-    fill: int,
     line_end: int | None = None,
-    seeds: Sequence[int],
-    sampling: SamplingConfig,
-    calibration: Calibration | None = None,
-    on_token: Callable[[int, int], None] | None = None,
-    on_logits: Callable[[Tensor], None] | None = None,
+    **others: Any,
 ) -> TokenDistribution:
     """Draw one image after each prompt; only the codes' own logits are kept.
 
     Args:
         model: transformers' model, with a head over all text ids.
-        language: the part of it that gives hidden states.
-        config: the language part's config.
-        conditional, unconditional: text ids of B prompts each; the latter are in no use without guidance.
+        language, config, conditional, unconditional: see `sample_rows`.
         tokenizer: the VQ side.
         text_ids: see `code_ids`.
-        fill: an id to fill short prompts with.
         line_end: an id that is written, not drawn, after each row of the image; none where None.
-        seeds, sampling, calibration, on_token, on_logits: see `ImageTokenModel.sample`.
+        others: further arguments of `sample_rows`.
     """
-    guided = sampling.guidance_scale != 1
-    batch = len(conditional)
-    height, width = tokenizer.grid
-    prompts = [*conditional, *unconditional] if guided else conditional
-    rows = CachedRows(language, config, prompts, fill=fill, extra=height * (width + 1))
-    drawn = 0
+    width = tokenizer.grid[1]
 
-    def next_logits(tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        nonlocal drawn
-        if tokens is None:
-            hidden = rows.prompt()
-        else:
-            drawn += 1
-            ids = text_ids[torch.cat([tokens, tokens]) if guided else tokens][:, None]
-            if line_end is not None and drawn % width == 0:
-                ids = torch.cat([ids, torch.full_like(ids, line_end)], dim=1)
-            hidden = rows.extend(model.get_input_embeddings()(ids))
-        logits = model.lm_head(hidden)[:, text_ids]
-        return (logits[:batch], logits[batch:]) if guided else (logits, None)
+    def embed(tokens: Tensor, drawn: int) -> Tensor:
+        ids = text_ids[tokens][:, None]
+        if line_end is not None and drawn % width == 0:
+            ids = torch.cat([ids, torch.full_like(ids, line_end)], dim=1)
+        return model.get_input_embeddings()(ids)
 
-    return sample_tokens(
-        next_logits,
-        codebook=tokenizer.codebook,
-        grid=tokenizer.grid,
-        seeds=seeds,
-        sampling=sampling,
-        calibration=calibration,
-        on_token=on_token,
-        on_logits=on_logits,
+    return sample_rows(
+        language,
+        config,
+        conditional,
+        unconditional,
+        embed=embed,
+        head=lambda hidden: model.lm_head(hidden)[:, text_ids],
+        tokenizer=tokenizer,
+        line_ends=line_end is not None,
+        **others,
     )

@@ -19,7 +19,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.errors import SoftDecodeError
 from softdecode.files import atomic_folder, check_fit, read_json, write_json, write_tensors
-from softdecode.shards import fill, read_checkpoint, read_safetensors
+from softdecode.shards import count_parts, fill, read_checkpoint, read_safetensors
 from softdecode.vlm.janus_official import converted, vq16_config
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
 from softdecode.vlm.llamagen.gpt import GptConfig, LlamaGenGpt
@@ -99,7 +99,7 @@ def gpt_config(weights: Mapping[str, Tensor], *, grid: int, heads: int | None, o
     """Sizes of an official transformer, read off its weights."""
     try:
         codes, dim = weights["tok_embeddings.weight"].shape
-        layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
+        layers = count_parts(weights, r"^layers\.(\d+)\.")
         ffn_dim = weights["layers.0.feed_forward.w1.weight"].shape[0]
     except (KeyError, ValueError) as error:
         raise SoftDecodeError(f"{origin} is no LlamaGen transformer: it lacks {error}") from error

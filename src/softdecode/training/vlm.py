@@ -26,7 +26,7 @@ from softdecode.data.emoji import Emoji
 from softdecode.errors import SoftDecodeError
 from softdecode.training.loop import Task
 from softdecode.vlm.janus import BEGIN_OF_IMAGE, PROMPT_TEMPLATE, JanusModel
-from softdecode.vlm.rows import padded_rows
+from softdecode.vlm.rows import padded_rows, parallel_hidden
 from softdecode.vlm.text import special_id
 
 SPECIAL_TOKENS = (
@@ -203,14 +203,5 @@ def teacher_forced_logits(vlm: JanusModel, ids: Tensor, mask: Tensor, tokens: Te
         ids, mask: [B, L] left-padded prompt rows.
         tokens: [B, N] int64 true image tokens.
     """
-    language = vlm.model.model.language_model
-    text = language.get_input_embeddings()(ids)
-    image = vlm.embed_tokens(tokens[:, :-1])
-    mask = torch.cat([mask, mask.new_ones(image.shape[:2])], dim=1)
-    output = language(
-        inputs_embeds=torch.cat([text, image.to(text.dtype)], dim=1),
-        attention_mask=mask,
-        position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
-        use_cache=False,
-    )
-    return vlm.image_logits(output.last_hidden_state[:, ids.shape[1] - 1 :])
+    hidden = parallel_hidden(vlm.model.model.language_model, ids, mask, vlm.embed_tokens(tokens[:, :-1]))
+    return vlm.image_logits(hidden)

@@ -117,6 +117,31 @@ class ImageTokenModel(Protocol):
         """
         ...
 
+    def teacher_force(
+        self,
+        prompts: Sequence[str] | None,
+        tokens: Tensor,
+        *,
+        sampling: SamplingConfig | None = None,
+        calibration: Calibration | None = None,
+    ) -> TokenDistribution:
+        """The model's belief about images that are given, in one parallel pass: what `sample` would have returned, had
+        it drawn these tokens (spec section 2).
+
+        Args:
+            prompts: B prompts; None for images without, whose belief is that of the unconditional row.
+            tokens: [B, h, w] int64, the images.
+            sampling: guidance and temperature of the belief; the model's own defaults where None.
+            calibration: its label smoothing is applied to the belief.
+
+        Returns:
+            The distribution on the model's device, with `tokens` as the chosen ones.
+
+        Raises:
+            SoftDecodeError: tokens of another grid or codebook, or another number of prompts.
+        """
+        ...
+
 
 def check_prompts(prompts: Sequence[str], seeds: Sequence[int]) -> None:
     """Refuse empty prompts and a number of seeds that differs from that of the prompts."""

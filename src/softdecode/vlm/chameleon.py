@@ -6,6 +6,7 @@ read from the original release's `vqgan.ckpt` into diffusers' VQModel, which has
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from softdecode.mapping import TokenDistribution
 from softdecode.shards import fill, read_checkpoint
 from softdecode.vlm.base import SamplingConfig, check_prompts
 from softdecode.vlm.euclidean import EuclideanTokenizer
-from softdecode.vlm.shared_vocabulary import code_ids, sample_in_vocabulary
+from softdecode.vlm.rows import RowModel
+from softdecode.vlm.shared_vocabulary import code_ids, rows_in_vocabulary
+from softdecode.vlm.teacher_forcing import check_forcing
 from softdecode.vlm.text import load_text_tokenizer, refuse_control_tokens, special_id
 
 IMAGE_START, TURN_END = "<racm3:break>", "<reserved08706>"
@@ -139,20 +142,44 @@ class ChameleonModel(nn.Module):
         on_logits: Callable[[Tensor], None] | None = None,
     ) -> TokenDistribution:
         check_prompts(prompts, seeds)
-        return sample_in_vocabulary(
-            self.model,
-            self.model.model,
-            self.model.config,
+        return self._rows().sample(
             [self.prompt_ids(prompt) for prompt in prompts],
             [self.unconditional_ids()] * len(prompts),
-            tokenizer=self.tokenizer,
-            text_ids=self.get_buffer("text_ids"),
-            fill=special_id(self.text_tokenizer, "pad_token_id", self.name),
             seeds=seeds,
             sampling=sampling or self.defaults,
             calibration=calibration,
             on_token=on_token,
             on_logits=on_logits,
+        )
+
+    @torch.no_grad()
+    def teacher_force(
+        self,
+        prompts: Sequence[str] | None,
+        tokens: Tensor,
+        *,
+        sampling: SamplingConfig | None = None,
+        calibration: Calibration | None = None,
+    ) -> TokenDistribution:
+        check_forcing(prompts, tokens, self.tokenizer)
+        sampling = sampling or self.defaults
+        rows = empty = [self.unconditional_ids()] * len(tokens)
+        if prompts is None:
+            sampling = replace(sampling, guidance_scale=1.0)
+        else:
+            rows = [self.prompt_ids(prompt) for prompt in prompts]
+        return self._rows().teacher_force(
+            rows, empty, tokens.to(self.device), sampling=sampling, calibration=calibration
+        )
+
+    def _rows(self) -> RowModel:
+        return rows_in_vocabulary(
+            self.model,
+            language=self.model.model,
+            config=self.model.config,
+            tokenizer=self.tokenizer,
+            text_ids=self.get_buffer("text_ids"),
+            fill=special_id(self.text_tokenizer, "pad_token_id", self.name),
         )
 
     def _id(self, token: str) -> int:

@@ -108,6 +108,41 @@ class VlmConformance:
         mean_code = vlm.tokenizer.codebook.mean(0)
         torch.testing.assert_close(smoothed.codes, 0.8 * plain.codes + 0.2 * mean_code, rtol=0, atol=1e-4)
 
+    def test_teacher_forcing_repeats_what_was_believed_while_drawing(self, vlm: ImageTokenModel) -> None:
+        smooth = Calibration(epsilon=0.1)
+        for sampling in (
+            SamplingConfig(guidance_scale=2.5, temperature=0.7, top_k=3),
+            SamplingConfig(guidance_scale=1.0),
+        ):
+            drawn = vlm.sample(self.prompts, seeds=range(len(self.prompts)), sampling=sampling, calibration=smooth)
+            forced = vlm.teacher_force(self.prompts, drawn.tokens, sampling=sampling, calibration=smooth)
+            assert torch.equal(forced.tokens, drawn.tokens)
+            torch.testing.assert_close(forced.codes, drawn.codes, rtol=0, atol=1e-4)
+            torch.testing.assert_close(forced.uncertainty, drawn.uncertainty, rtol=0, atol=1e-3)
+
+    def test_teacher_forcing_without_prompts_is_the_unconditional_belief(self, vlm: ImageTokenModel) -> None:
+        tokens = vlm.sample(self.prompts[:1], seeds=[1]).tokens
+        nothing = vlm.teacher_force(None, tokens)
+        own = vlm.teacher_force(self.prompts[:1], tokens)
+        assert nothing.codes.shape == own.codes.shape
+        assert not torch.allclose(nothing.codes, own.codes, atol=1e-3)
+
+    def test_teacher_forcing_refuses_what_is_no_image_of_it(self, vlm: ImageTokenModel) -> None:
+        tokens = vlm.sample(self.prompts[:2], seeds=[1, 2]).tokens
+        codes = len(vlm.tokenizer.codebook)
+        for prompts, wrong in (
+            (self.prompts[:1], tokens),
+            (None, tokens[:, :-1]),
+            (None, tokens.int()),
+            (None, torch.full_like(tokens, codes)),
+            (None, tokens[:0]),
+        ):
+            try:
+                vlm.teacher_force(prompts, wrong)
+            except SoftDecodeError:
+                continue
+            raise AssertionError(f"{prompts!r} with {wrong.dtype} {list(wrong.shape)} was not refused")
+
     def test_progress_counts_the_tokens(self, vlm: ImageTokenModel) -> None:
         calls: list[tuple[int, int]] = []
         vlm.sample(self.prompts[:1], seeds=[1], on_token=lambda done, total: calls.append((done, total)))

@@ -6,6 +6,7 @@ logits are kept, and the line ends are written, not drawn.
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,9 @@ from softdecode.loading import config_file, load_pretrained
 from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import SamplingConfig, check_prompts
 from softdecode.vlm.euclidean import EuclideanTokenizer
-from softdecode.vlm.shared_vocabulary import code_ids, sample_in_vocabulary
+from softdecode.vlm.rows import RowModel
+from softdecode.vlm.shared_vocabulary import code_ids, rows_in_vocabulary
+from softdecode.vlm.teacher_forcing import check_forcing
 from softdecode.vlm.text import load_text_tokenizer, refuse_control_tokens, special_id
 
 IMAGE_START, IMAGE_TOKEN, LINE_END = "<|image start|>", "<|image token|>", "<|extra_200|>"
@@ -136,19 +139,43 @@ class Emu3Model(nn.Module):
         on_logits: Callable[[Tensor], None] | None = None,
     ) -> TokenDistribution:
         check_prompts(prompts, seeds)
-        return sample_in_vocabulary(
-            self.model,
-            self.model.model.text_model,
-            self.model.config.text_config,
+        return self._rows().sample(
             [self.prompt_ids(prompt + self.prompt_suffix) for prompt in prompts],
             [self.prompt_ids(self.negative_prompt)] * len(prompts),
-            tokenizer=self.tokenizer,
-            text_ids=self.get_buffer("text_ids"),
-            fill=special_id(self.text_tokenizer, "pad_token_id", self.name),
-            line_end=self.text_tokenizer.get_vocab()[LINE_END],
             seeds=seeds,
             sampling=sampling or self.defaults,
             calibration=calibration,
             on_token=on_token,
             on_logits=on_logits,
+        )
+
+    @torch.no_grad()
+    def teacher_force(
+        self,
+        prompts: Sequence[str] | None,
+        tokens: Tensor,
+        *,
+        sampling: SamplingConfig | None = None,
+        calibration: Calibration | None = None,
+    ) -> TokenDistribution:
+        check_forcing(prompts, tokens, self.tokenizer)
+        sampling = sampling or self.defaults
+        empty = [self.prompt_ids(self.negative_prompt)] * len(tokens)
+        if prompts is None:
+            rows, sampling = empty, replace(sampling, guidance_scale=1.0)
+        else:
+            rows = [self.prompt_ids(prompt + self.prompt_suffix) for prompt in prompts]
+        return self._rows().teacher_force(
+            rows, empty, tokens.to(self.device), sampling=sampling, calibration=calibration
+        )
+
+    def _rows(self) -> RowModel:
+        return rows_in_vocabulary(
+            self.model,
+            language=self.model.model.text_model,
+            config=self.model.config.text_config,
+            tokenizer=self.tokenizer,
+            text_ids=self.get_buffer("text_ids"),
+            fill=special_id(self.text_tokenizer, "pad_token_id", self.name),
+            line_end=self.text_tokenizer.get_vocab()[LINE_END],
         )

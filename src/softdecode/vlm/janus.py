@@ -6,6 +6,7 @@ both are avoided here (spec section 6).
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import SamplingConfig, check_prompts
 from softdecode.vlm.janus_official import load_official_janus
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
-from softdecode.vlm.rows import sample_rows
+from softdecode.vlm.rows import RowModel
+from softdecode.vlm.teacher_forcing import check_forcing
 from softdecode.vlm.text import load_text_tokenizer, refuse_control_tokens, special_id
 
 # The conversation, as the authors write it for drawing, without a system prompt: Janus-Pro's, and Janus-1.3B's.
@@ -128,20 +130,43 @@ class JanusModel(nn.Module):
     ) -> TokenDistribution:
         check_prompts(prompts, seeds)
         rows = [self.prompt_ids(prompt) for prompt in prompts]
-        return sample_rows(
-            self.model.model.language_model,
-            self.model.config.text_config,
+        return self._rows().sample(
             rows,
             [self.unconditional_ids(row) for row in rows],
-            embed=lambda tokens, _drawn: self.embed_tokens(tokens)[:, None],
-            head=self.image_logits,
-            tokenizer=self.tokenizer,
-            fill=self._special("pad_token_id"),
             seeds=seeds,
             sampling=sampling or self.defaults,
             calibration=calibration,
             on_token=on_token,
             on_logits=on_logits,
+        )
+
+    @torch.no_grad()
+    def teacher_force(
+        self,
+        prompts: Sequence[str] | None,
+        tokens: Tensor,
+        *,
+        sampling: SamplingConfig | None = None,
+        calibration: Calibration | None = None,
+    ) -> TokenDistribution:
+        check_forcing(prompts, tokens, self.tokenizer)
+        sampling = sampling or self.defaults
+        rows = [self.prompt_ids(prompt) for prompt in prompts or [""] * len(tokens)]
+        empty = [self.unconditional_ids(row) for row in rows]
+        if prompts is None:
+            rows, sampling = empty, replace(sampling, guidance_scale=1.0)
+        return self._rows().teacher_force(
+            rows, empty, tokens.to(self.device), sampling=sampling, calibration=calibration
+        )
+
+    def _rows(self) -> RowModel:
+        return RowModel(
+            language=self.model.model.language_model,
+            config=self.model.config.text_config,
+            embed=lambda tokens, _drawn: self.embed_tokens(tokens)[:, None],
+            head=self.image_logits,
+            tokenizer=self.tokenizer,
+            fill=self._special("pad_token_id"),
         )
 
     def _special(self, name: str) -> int:

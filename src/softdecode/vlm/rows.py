@@ -1,6 +1,8 @@
 """Rows of text ids through a language model of transformers, and image tokens after them, with a key-value cache."""
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from softdecode.calibration import Calibration
 from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import ImageTokenizer, SamplingConfig
 from softdecode.vlm.sampling import sample_tokens
+from softdecode.vlm.teacher_forcing import map_forced
 
 
 def padded_rows(rows: Sequence[Sequence[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -65,60 +68,116 @@ class CachedRows:
         return output.last_hidden_state[:, -1]
 
 
-def sample_rows(
-    language: Any,
-    config: Any,
-    conditional: Sequence[Sequence[int]],
-    unconditional: Sequence[Sequence[int]],
-    *,
-    embed: Callable[[Tensor, int], Tensor],
-    head: Callable[[Tensor], Tensor],
-    tokenizer: ImageTokenizer,
-    fill: int,
-    line_ends: bool = False,
-    seeds: Sequence[int],
-    sampling: SamplingConfig,
-    calibration: Calibration | None = None,
-    on_token: Callable[[int, int], None] | None = None,
-    on_logits: Callable[[Tensor], None] | None = None,
-) -> TokenDistribution:
-    """Draw one image after each prompt with a language model of transformers.
+def parallel_hidden(language: Any, ids: Tensor, mask: Tensor, image: Tensor) -> Tensor:
+    """Hidden states [rows, 1 + T, D] from each prompt's last id on, in one pass without a cache.
 
     Args:
         language: see `CachedRows`.
-        config: its config.
-        conditional, unconditional: text ids of B prompts each; the latter are in no use without guidance.
+        ids, mask: [rows, L] prompts, filled on the left.
+        image: [rows, T, D] embeddings to read after them.
+    """
+    mask = F.pad(mask, (0, image.shape[1]), value=1)
+    text = language.get_input_embeddings()(ids)
+    output = language(
+        inputs_embeds=torch.cat([text, image.to(text.dtype)], dim=1),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp_min(0),
+        use_cache=False,
+    )
+    return output.last_hidden_state[:, ids.shape[1] - 1 :]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowModel:
+    """A language model of transformers that draws an image after each row of text ids.
+
+    Attributes:
+        language, config: see `CachedRows`.
         embed: (image tokens [rows], how many were drawn so far) to the embeddings [rows, T, D] to read next.
-        head: hidden states [rows, D] to logits over the codebook [rows, V].
+        head: hidden states [..., D] to logits over the codebook [..., V].
         tokenizer: the VQ side.
         fill: an id to fill short prompts with.
         line_ends: whether `embed` adds a position after each row of the image.
-        seeds, sampling, calibration, on_token, on_logits: see `ImageTokenModel.sample`.
     """
-    guided = sampling.guidance_scale != 1
-    batch = len(conditional)
-    height, width = tokenizer.grid
-    prompts = [*conditional, *unconditional] if guided else conditional
-    rows = CachedRows(language, config, prompts, fill=fill, extra=height * (width + line_ends))
-    drawn = 0
 
-    def next_logits(tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        nonlocal drawn
-        if tokens is None:
-            hidden = rows.prompt()
-        else:
-            drawn += 1
-            hidden = rows.extend(embed(torch.cat([tokens, tokens]) if guided else tokens, drawn))
-        logits = head(hidden)
-        return (logits[:batch], logits[batch:]) if guided else (logits, None)
+    language: Any
+    config: Any
+    embed: Callable[[Tensor, int], Tensor]
+    head: Callable[[Tensor], Tensor]
+    tokenizer: ImageTokenizer
+    fill: int
+    line_ends: bool = False
 
-    return sample_tokens(
-        next_logits,
-        codebook=tokenizer.codebook,
-        grid=tokenizer.grid,
-        seeds=seeds,
-        sampling=sampling,
-        calibration=calibration,
-        on_token=on_token,
-        on_logits=on_logits,
-    )
+    def sample(
+        self,
+        conditional: Sequence[Sequence[int]],
+        unconditional: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[int],
+        sampling: SamplingConfig,
+        calibration: Calibration | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+        on_logits: Callable[[Tensor], None] | None = None,
+    ) -> TokenDistribution:
+        """Draw one image after each prompt.
+
+        Args:
+            conditional, unconditional: text ids of B prompts each; the latter are in no use without guidance.
+            seeds, sampling, calibration, on_token, on_logits: see `ImageTokenModel.sample`.
+        """
+        guided = sampling.guidance_scale != 1
+        batch = len(conditional)
+        height, width = self.tokenizer.grid
+        prompts = [*conditional, *unconditional] if guided else conditional
+        extra = height * (width + self.line_ends)
+        rows = CachedRows(self.language, self.config, prompts, fill=self.fill, extra=extra)
+        drawn = 0
+
+        def next_logits(tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            nonlocal drawn
+            if tokens is None:
+                hidden = rows.prompt()
+            else:
+                drawn += 1
+                hidden = rows.extend(self.embed(torch.cat([tokens, tokens]) if guided else tokens, drawn))
+            logits = self.head(hidden)
+            return (logits[:batch], logits[batch:]) if guided else (logits, None)
+
+        return sample_tokens(
+            next_logits,
+            codebook=self.tokenizer.codebook,
+            grid=self.tokenizer.grid,
+            seeds=seeds,
+            sampling=sampling,
+            calibration=calibration,
+            on_token=on_token,
+            on_logits=on_logits,
+        )
+
+    def teacher_force(
+        self,
+        conditional: Sequence[Sequence[int]],
+        unconditional: Sequence[Sequence[int]],
+        tokens: Tensor,
+        *,
+        sampling: SamplingConfig,
+        calibration: Calibration | None = None,
+    ) -> TokenDistribution:
+        """The belief about given images [B, h, w] int64 after the prompts, in one parallel pass; see `sample`."""
+        guided = sampling.guidance_scale != 1
+        batch = len(conditional)
+        prompts = [*conditional, *unconditional] if guided else conditional
+        ids, mask = padded_rows(prompts, self.fill, tokens.device)
+        read = tokens.flatten(1)[:, :-1].unbind(1)
+        pieces = [self.embed(column, drawn) for drawn, column in enumerate(read, 1)]
+        ends = [0, *itertools.accumulate(piece.shape[1] for piece in pieces)]  # where each token is predicted
+        image = torch.cat(pieces, dim=1)
+        hidden = parallel_hidden(self.language, ids, mask, torch.cat([image, image]) if guided else image)[:, ends]
+
+        def logits_at(places: slice) -> tuple[Tensor, Tensor | None]:
+            logits = self.head(hidden[:, places])
+            return (logits[:batch], logits[batch:]) if guided else (logits, None)
+
+        return map_forced(
+            logits_at, tokens, codebook=self.tokenizer.codebook, sampling=sampling, calibration=calibration
+        )

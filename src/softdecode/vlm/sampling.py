@@ -22,6 +22,14 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     return torch.where(torch.isneginf(conditional), conditional, guided)
 
 
+def tempered(conditional: Tensor, unconditional: Tensor | None, sampling: SamplingConfig) -> Tensor:
+    """The logits that belief and draw start from: guided where there are unconditional ones, over the temperature."""
+    logits = conditional.float()
+    if unconditional is not None:
+        logits = guide(conditional, unconditional, sampling.guidance_scale)
+    return logits / sampling.temperature if sampling.temperature > 0 else logits
+
+
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
     """All but the k greatest logits [B, V] become -inf; ties with the k-th stay; 0 keeps all."""
     if top_k == 0 or top_k >= logits.shape[-1]:
@@ -88,12 +96,7 @@ def sample_tokens(
     tokens: Tensor | None = None
     parts: list[TokenDistribution] = []
     for done in range(1, total + 1):
-        conditional, unconditional = next_logits(tokens)
-        logits = conditional.float()
-        if unconditional is not None:
-            logits = guide(conditional, unconditional, sampling.guidance_scale)
-        if sampling.temperature > 0:
-            logits = logits / sampling.temperature
+        logits = tempered(*next_logits(tokens), sampling)
         if on_logits is not None:
             on_logits(logits)
         tokens = draw(logits, sampling, generators)

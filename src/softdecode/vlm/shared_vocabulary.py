@@ -1,15 +1,14 @@
 """Drawing with models whose image tokens are part of the text vocabulary (Emu3, Chameleon)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
-from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import ImageTokenizer
-from softdecode.vlm.rows import sample_rows
+from softdecode.vlm.rows import RowModel
 
 
 def code_ids(known: Mapping[int, int], codes: int, owner: str) -> Tensor:
@@ -28,27 +27,17 @@ def code_ids(known: Mapping[int, int], codes: int, owner: str) -> Tensor:
     return torch.tensor([known[code] for code in range(codes)])
 
 
-def sample_in_vocabulary(
-    model: Any,
-    language: Any,
-    config: Any,
-    conditional: Sequence[Sequence[int]],
-    unconditional: Sequence[Sequence[int]],
-    *,
-    tokenizer: ImageTokenizer,
-    text_ids: Tensor,
-    line_end: int | None = None,
-    **others: Any,
-) -> TokenDistribution:
-    """Draw one image after each prompt; only the codes' own logits are kept.
+def rows_in_vocabulary(
+    model: Any, *, text_ids: Tensor, tokenizer: ImageTokenizer, line_end: int | None = None, **others: Any
+) -> RowModel:
+    """Rows of a model whose head is over all text ids; only the codes' own logits are kept.
 
     Args:
-        model: transformers' model, with a head over all text ids.
-        language, config, conditional, unconditional: see `sample_rows`.
-        tokenizer: the VQ side.
+        model: transformers' model.
         text_ids: see `code_ids`.
+        tokenizer: the VQ side.
         line_end: an id that is written, not drawn, after each row of the image; none where None.
-        others: further arguments of `sample_rows`.
+        others: further attributes of `RowModel`.
     """
     width = tokenizer.grid[1]
 
@@ -58,14 +47,7 @@ def sample_in_vocabulary(
             ids = torch.cat([ids, torch.full_like(ids, line_end)], dim=1)
         return model.get_input_embeddings()(ids)
 
-    return sample_rows(
-        language,
-        config,
-        conditional,
-        unconditional,
-        embed=embed,
-        head=lambda hidden: model.lm_head(hidden)[:, text_ids],
-        tokenizer=tokenizer,
-        line_ends=line_end is not None,
-        **others,
-    )
+    def head(hidden: Tensor) -> Tensor:
+        return model.lm_head(hidden)[..., text_ids]
+
+    return RowModel(embed=embed, head=head, tokenizer=tokenizer, line_ends=line_end is not None, **others)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from softdecode.vlm.llamagen.captions import CaptionEncoder
 from softdecode.vlm.llamagen.checkpoint import load_parts
 from softdecode.vlm.llamagen.gpt import KeyValues, LlamaGenGpt, attention_mask
 from softdecode.vlm.sampling import sample_tokens
+from softdecode.vlm.teacher_forcing import check_forcing, map_forced
 
 CAPTION_DEFAULTS = SamplingConfig(guidance_scale=7.5, temperature=1.0, top_k=1000)
 CLASS_DEFAULTS = SamplingConfig(guidance_scale=4.0, temperature=1.0, top_k=2000)
@@ -155,6 +157,45 @@ class LlamaGenModel(nn.Module):
             on_token=on_token,
             on_logits=on_logits,
         )
+
+    @torch.no_grad()
+    def teacher_force(
+        self,
+        prompts: Sequence[str] | None,
+        tokens: Tensor,
+        *,
+        sampling: SamplingConfig | None = None,
+        calibration: Calibration | None = None,
+    ) -> TokenDistribution:
+        check_forcing(prompts, tokens, self.tokenizer)
+        sampling = sampling or self.defaults
+        if prompts is None:
+            sampling = replace(sampling, guidance_scale=1.0)
+        guided = sampling.guidance_scale != 1
+        batch, tokens = len(tokens), tokens.to(self.device)
+        condition, text_mask = self._unconditional(batch) if prompts is None else self.condition(prompts, guided)
+        image = self.gpt.tok_embeddings(tokens.flatten(1)[:, :-1])
+        embeddings = torch.cat([condition, torch.cat([image, image]) if guided else image], dim=1)
+        logits = self.gpt(embeddings, attention_mask(text_mask, embeddings.shape[1]))[:, condition.shape[1] - 1 :]
+        conditional, unconditional = logits[:batch], logits[batch:]
+        if self.guidance_steps is not None and guided:
+            beyond = slice(self.guidance_steps + 1, None)
+            unconditional[:, beyond] = conditional[:, beyond]  # no difference to extrapolate from
+
+        def logits_at(places: slice) -> tuple[Tensor, Tensor | None]:
+            return conditional[:, places], unconditional[:, places] if guided else None
+
+        return map_forced(
+            logits_at, tokens, codebook=self.tokenizer.codebook, sampling=sampling, calibration=calibration
+        )
+
+    def _unconditional(self, count: int) -> tuple[Tensor, Tensor]:
+        """The rows that `condition` adds for guidance, alone; of an empty caption."""
+        if self.captions is not None:
+            condition, mask = self.condition([""] * count, guided=True)
+            return condition[count:], mask[count:]
+        nothing = torch.full((count,), self.gpt.config.classes or 0, device=self.device)
+        return self.gpt.cls_embedding(nothing), torch.ones(count, 1, device=self.device)
 
     def _class(self, prompt: str) -> int:
         classes = self.gpt.config.classes or 0

@@ -35,9 +35,9 @@ def resolution_shift(tokens: int) -> float:
     return 0.5 + (tokens - 256) * (1.15 - 0.5) / (4096 - 256)
 
 
-def training_times(count: int, shift: float, generator: torch.Generator) -> Tensor:
-    """Times [count] float32 in (0, 1) for training: logit-normal, shifted (spec section 3)."""
-    return shift_times(torch.sigmoid(torch.randn(count, generator=generator)), shift)
+def training_times(normals: Tensor, shift: float) -> Tensor:
+    """Times [B] in (0, 1) for training, from as many standard normal draws: logit-normal, shifted (spec section 3)."""
+    return shift_times(torch.sigmoid(normals), shift)
 
 
 def sampling_times(steps: int, shift: float) -> Tensor:

@@ -375,7 +375,7 @@ def test_a_limit_below_one(case, assert_refused, tiny, request, limit, error):
 
 
 def test_a_batch_smaller_than_the_number_of_decoders(assert_refused, tiny):
-    assert_refused("train", *tiny["decoder"], "--loop.batch-size", 3, words="--loop.batch-size must be at least 4")
+    assert_refused("train", *tiny["decoder"], "--loop.batch-size", 3, words="--loop.batch-size must be a multiple of 4")
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:7"])

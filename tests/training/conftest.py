@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from softdecode.seeds import generator_for
+
 
 @pytest.fixture(scope="session")
 def make_pictures():
@@ -23,6 +25,27 @@ def make_pictures():
             colour = torch.randint(0, 200, (3, 1), generator=generator).to(torch.uint8)
             image[:, inside] = colour
         return images
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sample_generators():
+    """A generator for each sample of a batch, as the loop makes them."""
+
+    def make(count, seed=0):
+        return [generator_for("sample", seed, 0, place) for place in range(count)]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_batch(sample_generators):
+    """The batch of a task's samples: the first `count` of them, or those named."""
+
+    def make(task, count=6, seed=0, indices=None):
+        chosen = torch.arange(count) if indices is None else torch.as_tensor(indices)
+        return task.batch(chosen, sample_generators(len(chosen), seed))
 
     return make
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from softdecode.seeds import generator_for
 from softdecode.training.augment import augment, splice_masks
 
 
@@ -14,8 +15,12 @@ def pictures(count, size=8, seed=0):
     return torch.randint(0, 200, (count, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
+def generators(count, seed=0):
+    return [generator_for(seed, place) for place in range(count)]
+
+
 def augmented(images, seed=0, **options):
-    return augment(images, torch.Generator().manual_seed(seed), **options)
+    return augment(images, generators(len(images), seed), **options)
 
 
 def shifted(image, down, right):
@@ -85,6 +90,13 @@ def test_without_room_to_shift_pictures_stay_in_place():
         assert explain(image, result, reach=0) is not None
 
 
+def test_a_picture_is_the_same_in_any_part_of_a_batch():
+    images, whole = pictures(6), augmented(pictures(6))
+    assert torch.equal(augment(images[2:4], generators(6)[2:4]), whole[2:4])
+    masks = splice_masks((4, 4), 0.5, generators(20))
+    assert torch.equal(splice_masks((4, 4), 0.5, generators(20)[7:9]), masks[7:9])
+
+
 def test_the_generator_decides_and_nothing_else():
     images = pictures(20)
     before = images.clone()
@@ -99,7 +111,7 @@ def test_the_generator_decides_and_nothing_else():
 
 
 def test_a_splice_mask_is_one_cut_along_a_row_or_a_column():
-    masks = splice_masks(400, (3, 5), 1.0, torch.Generator().manual_seed(0))
+    masks = splice_masks((3, 5), 1.0, generators(400))
     cuts = [torch.arange(3)[:, None].expand(3, 5) > row for row in range(2)]
     cuts += [torch.arange(5)[None, :].expand(3, 5) > column for column in range(4)]
     counts = [sum(torch.equal(mask, cut) for mask in masks) for cut in cuts]
@@ -110,5 +122,5 @@ def test_a_splice_mask_is_one_cut_along_a_row_or_a_column():
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_share_of_spliced_pictures(share):
-    masks = splice_masks(1000, (4, 4), share, torch.Generator().manual_seed(1))
+    masks = splice_masks((4, 4), share, generators(1000, seed=1))
     assert masks.flatten(1).any(1).float().mean().item() == pytest.approx(share, abs=0.06 if 0 < share < 1 else 0)

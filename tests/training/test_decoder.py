@@ -10,6 +10,7 @@ from softdecode import flow
 from softdecode.calibration import Calibration, proxy_logits
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import DecoderConfig
+from softdecode.errors import SoftDecodeError
 from softdecode.files import tensor_sha256
 from softdecode.latents import pack
 from softdecode.mapping import map_logits
@@ -71,10 +72,6 @@ def task(make_task):
     return task
 
 
-def make_batch(task, count=6, seed=0):
-    return task.batch(torch.arange(count), torch.Generator().manual_seed(seed))
-
-
 class Recorder:
     """Stands in for the transformer: records its inputs and answers with `answer(tokens, times)`."""
 
@@ -90,13 +87,13 @@ class Recorder:
 # --- the loss -----------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_holds_packed_latents_noise_and_times(task):
+def test_a_batch_holds_packed_latents_noise_and_times(task, make_batch):
     batch = make_batch(task)
     assert torch.equal(batch["tokens"], pack(FEATURES.latents[:6].float()))
     assert all(value.dtype == torch.float32 for value in batch.values())
     assert batch["noise"].shape == batch["tokens"].shape
     assert ((batch["times"] > 0) & (batch["times"] < 1)).all()
-    many = task.batch(torch.zeros(4000, dtype=torch.int64), torch.Generator().manual_seed(0))
+    many = make_batch(task, indices=[0] * 3999)
     assert many["noise"].mean().item() == pytest.approx(0, abs=0.01)
     assert many["noise"].std().item() == pytest.approx(1, abs=0.01)
     # Logit-normal with FLUX's shift: the median is that of the shifted 1/2.
@@ -104,7 +101,7 @@ def test_a_batch_holds_packed_latents_noise_and_times(task):
     assert many["times"].median().item() == pytest.approx(shift / (1 + shift), abs=0.02)
 
 
-def test_a_perfect_predictor_has_no_loss(task, monkeypatch):
+def test_a_perfect_predictor_has_no_loss(task, monkeypatch, make_batch):
     batch = make_batch(task)
     recorder = Recorder(lambda _tokens, _times: batch["noise"] - batch["tokens"])
     monkeypatch.setattr(task.base, "velocity", recorder)
@@ -119,7 +116,7 @@ def test_a_perfect_predictor_has_no_loss(task, monkeypatch):
     assert grid == GRID
 
 
-def test_what_leads_from_the_noisy_tokens_back_to_the_clean_ones_has_no_loss(task, monkeypatch):
+def test_what_leads_from_the_noisy_tokens_back_to_the_clean_ones_has_no_loss(task, monkeypatch, make_batch):
     """The same sign convention as in sampling: one Euler step from time t to 0 along the target gives the latents."""
     batch = make_batch(task)
 
@@ -130,27 +127,27 @@ def test_what_leads_from_the_noisy_tokens_back_to_the_clean_ones_has_no_loss(tas
     assert task(batch, 0)["loss"].item() == pytest.approx(0, abs=1e-8)
 
 
-def test_the_loss_of_predicting_nothing_is_the_targets_square(task, monkeypatch):
+def test_the_loss_of_predicting_nothing_is_the_targets_square(task, monkeypatch, make_batch):
     batch = make_batch(task)
     monkeypatch.setattr(task.base, "velocity", Recorder(lambda tokens, _times: torch.zeros_like(tokens)))
     found = task(batch, 0)
     errors = (batch["noise"] - batch["tokens"]).square().mean((1, 2))
     torch.testing.assert_close(found["loss"], errors.mean())
-    for name, part in zip(MODES, errors.split(2), strict=True):
+    for name, part in zip(MODES, errors.view(2, 3).unbind(1), strict=True):
         torch.testing.assert_close(found[f"loss_{name}"], part.mean())
 
 
 # --- shares -------------------------------------------------------------------------------------------------------
 
 
-def test_each_decoder_conditions_its_own_third(task, monkeypatch):
+def test_each_decoder_conditions_every_third_sample(task, monkeypatch, make_batch):
     batch = make_batch(task)
     recorder = Recorder(lambda tokens, _times: torch.zeros_like(tokens))
     monkeypatch.setattr(task.base, "velocity", recorder)
     task(batch, 0)
     condition = recorder.calls[0][2]
     for place, decoder in enumerate(task.decoders.values()):
-        part = slice(2 * place, 2 * place + 2)
+        part = slice(place, 6, 3)
         similarities = proxy_logits(FEATURES.codes[part].float(), decoder.codebook)
         distribution = map_logits(decoder.calibration.for_encoder(similarities), decoder.codebook)
         expected = decoder.condition_tokens(distribution)
@@ -158,10 +155,10 @@ def test_each_decoder_conditions_its_own_third(task, monkeypatch):
         assert expected.std() > 0.05
 
 
-def test_a_decoders_gradient_comes_from_its_own_share_alone(task, gradients):
+def test_a_decoders_gradient_comes_from_its_own_share_alone(task, gradients, make_batch):
     whole = gradients(task, make_batch(task), None)
     other = make_batch(task)
-    other["noise"][2:4] += 1.0  # of the second decoder's pictures
+    other["noise"][1::3] += 1.0  # of the second decoder's pictures
     changed = gradients(task, other, None)
     for name in MODES:
         same = torch.allclose(
@@ -172,7 +169,7 @@ def test_a_decoders_gradient_comes_from_its_own_share_alone(task, gradients):
         assert same == (name != "soft")
 
 
-def test_conditions_and_transformer_are_trained_and_the_vae_is_not(task, gradients):
+def test_conditions_and_transformer_are_trained_and_the_vae_is_not(task, gradients, make_batch):
     found = gradients(task, make_batch(task), None)
     assert not [name for name in found if ".vae." in name]
     for name in MODES:
@@ -188,35 +185,60 @@ def test_decoders_on_two_bases_are_refused(make_task):
         DecoderTask({**first.decoders, **second.decoders}, FEATURES)
 
 
-def test_a_spliced_sample_is_of_two_pictures_in_everything(make_task):
-    """Tokens, codes, uncertainty and draft come from the same picture at the same place: the two of one share."""
+def test_a_spliced_sample_is_of_two_pictures_in_everything(make_task, make_batch):
+    """Tokens, codes, uncertainty and draft come from the same picture at the same place, own or one other's."""
     whole, task = make_task(draft=True), make_task(splice=1.0, draft=True)
-    indices = torch.tensor([3, 8, 5, 1, 0, 11])
-    expected, found = (t.batch(indices, torch.Generator().manual_seed(0)) for t in (whole, task))
-    for place, name in enumerate(MODES):
-        pair = slice(2 * place, 2 * place + 2)
-        for one, other in ((0, 1), (1, 0)):
-            sources = {}
-            for kind in ("tokens", "codes", "uncertainty", "draft"):
-                values, given = (
-                    (b["tokens"][pair] if kind == "tokens" else b[f"{kind} {name}"]).reshape(2, 16, -1)
-                    for b in (found, expected)
-                )
-                own, others = ((values[one] == given[source]).all(-1) for source in (one, other))
-                assert (own | others).all()
-                sources[kind] = others & ~own
-            assert 0 < sources["tokens"].sum() < 16
-            for kind in ("codes", "draft") if name == "hard" else ("codes", "uncertainty", "draft"):
-                assert torch.equal(sources[kind], sources["tokens"])
+    indices = [3, 8, 5, 1, 0, 11]
+    found = make_batch(task, indices=indices)
+    given = make_batch(whole, indices=[sample for sample in range(SAMPLES) for _ in MODES])
+    partners = set()
+    for position, own in enumerate(indices):
+        row, place = divmod(position, len(MODES))
+        name = list(MODES)[place]
+        sources = {}
+        for kind in ("tokens", "codes", "uncertainty", "draft"):
+            key = kind if kind == "tokens" else f"{kind} {name}"
+            values = found[key][position if kind == "tokens" else row].reshape(16, -1)
+            pictures = given[key][:: len(MODES)] if kind == "tokens" else given[key]
+            # Which pictures each token could be of: [16, SAMPLES].
+            sources[kind] = (values[:, None] == pictures.reshape(SAMPLES, 16, -1).transpose(0, 1)).all(-1)
+            assert sources[kind].any(-1).all()
+        owned = sources["tokens"][:, own]
+        (partner,) = sources["tokens"][~owned].all(0).nonzero().flatten().tolist()
+        assert 0 < owned.sum() < 16
+        for matches in sources.values():
+            assert matches[owned, own].all()
+            assert matches[~owned, partner].all()
+        partners.add(partner)
+    assert len(partners) > 2, "each sample draws its own"
 
 
-def test_without_splicing_samples_are_whole_and_without_a_draft_there_is_none(make_task):
-    batch = make_task(draft=True).batch(torch.arange(6), torch.Generator().manual_seed(0))
-    assert torch.equal(batch["draft soft"], pack(FEATURES.drafts[2:4].float()))
+def test_any_part_of_a_batch_is_the_same_alone(make_task, sample_generators):
+    """So that a process, or a micro-batch, makes exactly its own rows."""
+    task = make_task(splice=0.7, draft=True)
+    indices, generators = torch.tensor([3, 8, 5, 1, 0, 11]), sample_generators
+    whole = task.batch(indices, generators(6))
+    parts = [task.batch(indices[part], generators(6)[part]) for part in (slice(0, 3), slice(3, 6))]
+    assert all(torch.equal(torch.cat([part[name] for part in parts]), whole[name]) for name in whole)
+    with torch.no_grad():
+        losses = [task(part, 0) for part in parts]
+        expected = task(whole, 0)
+    for name, value in expected.items():
+        torch.testing.assert_close(torch.stack([part[name] for part in losses]).mean(), value)
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(task, make_batch):
+    with pytest.raises(SoftDecodeError, match="multiple of 3 samples, got 4"):
+        make_batch(task, 4)
+
+
+def test_without_splicing_samples_are_whole_and_without_a_draft_there_is_none(make_task, make_batch):
+    batch = make_batch(make_task(draft=True))
+    assert torch.equal(batch["draft soft"], pack(FEATURES.drafts[1:6:3].float()))
     assert not [name for name in make_batch(make_task()) if name.startswith("draft")]
 
 
-def test_the_draft_is_trained_and_seen(make_task, gradients):
+def test_the_draft_is_trained_and_seen(make_task, gradients, make_batch):
     task = make_task(draft=True)
     found = gradients(task, make_batch(task), None)
     assert all(found[f"decoders.{name}.condition.draft.weight"].norm() > 0 for name in MODES)
@@ -231,7 +253,7 @@ def test_muon_takes_the_matrices_of_attention_and_feed_forward_only(task):
 # --- arithmetic ---------------------------------------------------------------------------------------------------
 
 
-def test_times_reach_the_transformer_in_float32_under_autocast(task):
+def test_times_reach_the_transformer_in_float32_under_autocast(task, make_batch):
     seen = []
     embedder = task.base.transformer.time_text_embed
     hook = embedder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
@@ -243,7 +265,7 @@ def test_times_reach_the_transformer_in_float32_under_autocast(task):
     torch.testing.assert_close(seen[0], 1000 * batch["times"])
 
 
-def test_bf16_gradients_agree_with_float32(task, gradients, assert_gradients_agree):
+def test_bf16_gradients_agree_with_float32(task, gradients, assert_gradients_agree, make_batch):
     batch = make_batch(task)
     assert_gradients_agree(gradients(task, batch, torch.bfloat16), gradients(task, batch, None))
 
@@ -252,7 +274,7 @@ def test_bf16_gradients_agree_with_float32(task, gradients, assert_gradients_agr
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 @pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="needs a C compiler")
-def test_compiled_blocks_have_the_gradients_of_eager_ones(task, gradients, assert_gradients_agree):
+def test_compiled_blocks_have_the_gradients_of_eager_ones(task, gradients, assert_gradients_agree, make_batch):
     batch = make_batch(task)
     expected = gradients(task, batch, torch.bfloat16)
     names = set(task.state_dict())
@@ -268,10 +290,10 @@ def test_compiled_blocks_have_the_gradients_of_eager_ones(task, gradients, asser
 # --- whole runs ---------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_falls_and_the_condition_matters(make_task, tmp_path):
+def test_the_loss_falls_and_the_condition_matters(make_task, tmp_path, make_batch):
     task = make_task()
     config = LoopConfig(steps=120, batch_size=12, learning_rate=5e-3, warmup_steps=5, precision="fp32", ema_decay=0.9)
-    many = task.batch(torch.arange(12).repeat(4), torch.Generator().manual_seed(3))
+    many = make_batch(task, indices=list(range(12)) * 4, seed=3)
     with torch.no_grad():
         before = task(many, 0)["loss"]
     train(task, config, tmp_path, job={})

@@ -36,9 +36,9 @@ class Regression(Task):
         self.samples = SAMPLES
         self.seen = []
 
-    def batch(self, indices, generator):
+    def batch(self, indices, generators):
         self.seen.append(indices)
-        noise = 0.1 * torch.randn(len(indices), 3, generator=generator)
+        noise = 0.1 * torch.stack([torch.randn(3, generator=generator) for generator in generators])
         return {"x": self.points[indices] + noise, "y": self.values[indices], "indices": indices}
 
     def forward(self, batch, step):
@@ -148,9 +148,9 @@ def test_every_step_has_random_numbers_of_its_own(tmp_path):
     drawn = []
 
     class Watched(Regression):
-        def batch(self, indices, generator):
-            drawn.append(torch.rand((), generator=generator).item())
-            return super().batch(indices, generator)
+        def batch(self, indices, generators):
+            drawn.extend(torch.rand((), generator=generator).item() for generator in generators)
+            return super().batch(indices, generators)
 
         def forward(self, batch, step):
             drawn.append(torch.rand(()).item())  # as dropout draws
@@ -161,7 +161,7 @@ def test_every_step_has_random_numbers_of_its_own(tmp_path):
 
     run(tmp_path / "first", settings(), task=Watched())
     run(tmp_path / "other", settings(seed=1), task=Watched())
-    assert len(set(drawn)) == len(drawn) == 2 * 3 * 6
+    assert len(set(drawn)) == len(drawn) == 2 * (3 + 2) * 6
 
 
 def test_the_callers_random_state_decides_nothing(tmp_path):

@@ -44,10 +44,6 @@ def codes(task):
     return task.model.quantize.embedding.weight
 
 
-def make_batch(task, count=6, seed=0):
-    return task.batch(torch.arange(count), torch.Generator().manual_seed(seed))
-
-
 def unit_features(count, seed=0):
     """[1, 1, count, d] of length 1."""
     features = torch.randn(1, 1, count, CONFIG.code_dim, generator=torch.Generator().manual_seed(seed))
@@ -105,7 +101,7 @@ def test_the_first_steps_are_continuous(task):
 
 
 @pytest.mark.parametrize("step", [0, QUANTISED])
-def test_every_trained_weight_gets_a_gradient(task, gradients, step):
+def test_every_trained_weight_gets_a_gradient(task, gradients, step, make_batch):
     found = gradients(task, make_batch(task), None, step)
     trained = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
     assert "model.quantize.embedding.weight" not in trained, "codes are moved by averages"
@@ -119,7 +115,7 @@ def test_every_trained_weight_gets_a_gradient(task, gradients, step):
 
 
 @torch.no_grad()
-def test_the_loss_is_the_formula(task):
+def test_the_loss_is_the_formula(task, make_batch):
     task.eval()  # the codes stay
     batch = make_batch(task)
     found = task(batch, QUANTISED)
@@ -136,7 +132,7 @@ def test_the_loss_is_the_formula(task):
 
 
 @torch.no_grad()
-def test_the_context_shift_is_how_features_change_when_a_patch_is_in_another_picture(task):
+def test_the_context_shift_is_how_features_change_when_a_patch_is_in_another_picture(task, make_batch):
     batch = make_batch(task)
     images, pasted = batch["images"], batch["pasted"]
     assert pasted.shape == (6, 4, 4)
@@ -158,14 +154,14 @@ def test_the_context_shift_is_how_features_change_when_a_patch_is_in_another_pic
 
 
 @torch.no_grad()
-def test_an_encoder_that_sees_single_patches_has_no_context_shift(task):
+def test_an_encoder_that_sees_single_patches_has_no_context_shift(task, make_batch):
     patches = torch.nn.Conv2d(3, task.model.quant_conv.in_channels, 4, stride=4)
     task.model.encoder.forward = lambda images: patches(images)
     assert task(make_batch(task), QUANTISED)["context_shift"].item() == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("step", [0, QUANTISED])
-def test_bf16_gradients_agree_with_float32(images, gradients, assert_gradients_agree, step):
+def test_bf16_gradients_agree_with_float32(images, gradients, assert_gradients_agree, step, make_batch):
     # Codes so many that the nearest one hardly moves the feature: a token that flips in bf16 is no other picture.
     config = TokenizerConfig(codes=4000, code_dim=3, base_channels=128, channel_multiplier=(1, 1), continuous_steps=4)
     torch.manual_seed(0)
@@ -248,7 +244,7 @@ def test_recent_features_are_the_latest(task):
 # --- whole runs ---------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_falls_codes_stay_on_the_sphere_and_come_into_use(task, codes, tmp_path, images):
+def test_the_loss_falls_codes_stay_on_the_sphere_and_come_into_use(task, codes, tmp_path, images, make_batch):
     config = LoopConfig(steps=40, batch_size=6, learning_rate=2e-3, warmup_steps=1, precision="fp32", ema_decay=0.5)
     batch = make_batch(task, seed=5)
     with torch.no_grad():

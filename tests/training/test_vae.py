@@ -23,11 +23,7 @@ def task(images):
     return VaeTask(build_vae(CONFIG, 16), images, CONFIG)
 
 
-def make_batch(task, count=6, seed=0):
-    return task.batch(torch.arange(count), torch.Generator().manual_seed(seed))
-
-
-def test_the_layout_is_that_of_fluxs_vae(task):
+def test_the_layout_is_that_of_fluxs_vae(task, make_batch):
     assert task.model.quant_conv is None
     assert task.model.post_quant_conv is None
     assert (task.model.config["shift_factor"], task.model.config["scaling_factor"]) == (0.0, 1.0)
@@ -35,7 +31,7 @@ def test_the_layout_is_that_of_fluxs_vae(task):
 
 
 @torch.no_grad()
-def test_the_loss_is_the_formula(task):
+def test_the_loss_is_the_formula(task, make_batch):
     batch = make_batch(task)
     found = task(batch, 0)
     moments = task.model.encoder(batch["images"])
@@ -49,7 +45,7 @@ def test_the_loss_is_the_formula(task):
     torch.testing.assert_close(found["loss"], found["l1"] + found["mse"] + 1e-3 * divergence)
 
 
-def test_a_batch_is_augmented_pictures_and_its_generator_decides_it(task, images):
+def test_a_batch_is_augmented_pictures_and_its_generator_decides_it(task, images, make_batch):
     first, same, other = make_batch(task), make_batch(task), make_batch(task, seed=1)
     assert torch.equal(first["images"], same["images"])
     assert torch.equal(first["noise"], same["noise"])
@@ -60,12 +56,12 @@ def test_a_batch_is_augmented_pictures_and_its_generator_decides_it(task, images
     assert set(first["images"].unique().tolist()) <= set(to_unit_range(images).unique().tolist()) | {1.0}
 
 
-def test_bf16_gradients_agree_with_float32(task, gradients, assert_gradients_agree):
+def test_bf16_gradients_agree_with_float32(task, gradients, assert_gradients_agree, make_batch):
     batch = make_batch(task)
     assert_gradients_agree(gradients(task, batch, torch.bfloat16), gradients(task, batch, None))
 
 
-def test_the_loss_falls(task, tmp_path):
+def test_the_loss_falls(task, tmp_path, make_batch):
     config = LoopConfig(steps=25, batch_size=6, learning_rate=3e-3, warmup_steps=1, precision="fp32", ema_decay=0.5)
     batch = make_batch(task, seed=5)
     with torch.no_grad():

@@ -9,6 +9,7 @@ import torch
 
 from softdecode.data.emoji import Emoji
 from softdecode.errors import SoftDecodeError
+from softdecode.seeds import generator_for
 from softdecode.training.config import LoopConfig
 from softdecode.training.loop import train
 from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
@@ -56,7 +57,8 @@ def task():
 
 
 def make_batch(task, indices=(0, 1, 2, 3), seed=0):
-    return task.batch(torch.tensor(indices), torch.Generator().manual_seed(seed))
+    generators = [generator_for(seed, place) for place in range(len(indices))]
+    return task.batch(torch.tensor(indices), generators)
 
 
 def captions_of(task, batch):

@@ -4,7 +4,7 @@ Several decoders can be trained together on one transformer, each with its own c
 number of pictures, which makes their comparison a fair one at a fraction of the cost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +59,7 @@ class DecoderTask(Task):
     """Trains decoders that share one base.
 
     Args:
-        decoders: by name, all on the same base; each batch is shared out equally among them.
+        decoders: n of them by name, all on the same base; sample p of a batch is for decoder p modulo n.
         features: of the training pictures. What each decoder sees of them is computed once, here.
         splice: share of the samples that are spliced of two pictures, see `splice_masks`.
     """
@@ -84,6 +84,8 @@ class DecoderTask(Task):
                 f"splicing needs one latent token for each VQ token, but the grids are {self.grid} and "
                 f"{tuple(features.codes.shape[1:3])}; train without it"
             )
+        if splice and self.samples < 2:
+            raise SoftDecodeError("splicing needs at least 2 training pictures; train without it")
         self.inputs = _condition_inputs(decoders, features.codes)
 
     def compile_blocks(self) -> None:
@@ -95,26 +97,29 @@ class DecoderTask(Task):
         blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
         return [p for block in blocks for name, p in block.named_parameters() if p.ndim == 2 and "norm" not in name]
 
-    def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        shares = indices.tensor_split(len(self.inputs))
-        partners = torch.cat(
-            [share.roll(1) for share in shares]
-        )  # a sample is spliced with another of the same decoder
-        mask = splice_masks(len(indices), self.grid, self.splice, generator)
+    def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        count = len(self.decoders)
+        if len(indices) % count:
+            raise SoftDecodeError(
+                f"{count} decoders are trained together, so each process and micro-batch needs a multiple of {count} "
+                f"samples, got {len(indices)}; change --loop.batch-size"
+            )
+        # Others of the training data, wherever in it, so that a sample does not depend on the batch it is in.
+        steps = [int(torch.randint(1, max(self.samples, 2), (), generator=generator)) for generator in generators]
+        partners = (indices + torch.tensor(steps)) % self.samples
+        mask = splice_masks(self.grid, self.splice, generators)
         tokens = _spliced(pack(self.latents[indices].float()), pack(self.latents[partners].float()), mask.flatten(1))
         drafts = _spliced(pack(self.drafts[indices].float()), pack(self.drafts[partners].float()), mask.flatten(1))
+        normals = torch.stack([torch.randn((), generator=generator) for generator in generators])
         batch = {
             "tokens": tokens,
-            "noise": torch.randn(tokens.shape, generator=generator),
-            "times": flow.training_times(len(indices), self.shift, generator),
+            "noise": torch.stack([torch.randn(tokens.shape[1:], generator=generator) for generator in generators]),
+            "times": flow.training_times(normals, self.shift),
         }
-        start = 0
-        for (name, inputs), share in zip(self.inputs.items(), shares, strict=True):
-            part = slice(start, start := start + len(share))
+        for place, (name, inputs) in enumerate(self.inputs.items()):
+            part = slice(place, None, count)
             for kind, values in zip(("codes", "uncertainty"), inputs, strict=True):
-                batch[f"{kind} {name}"] = _spliced(
-                    values[share], values[partners[part]], None if mask is None else mask[part]
-                )
+                batch[f"{kind} {name}"] = _spliced(values[indices[part]], values[partners[part]], mask[part])
             if name in self.drafted:
                 batch[f"draft {name}"] = drafts[part]
         return batch
@@ -128,17 +133,17 @@ class DecoderTask(Task):
         noisy = flow.interpolate(batch["tokens"], batch["noise"], batch["times"])
         # The condition is float32, and with it the sum that the transformer takes its dtype from: under autocast
         # bfloat16 would round the time to eight bits.
-        predicted = self.base.velocity(noisy, batch["times"], torch.cat(conditions), self.grid)
+        predicted = self.base.velocity(noisy, batch["times"], torch.stack(conditions, 1).flatten(0, 1), self.grid)
         target = flow.velocity_target(batch["tokens"], batch["noise"])
         errors = F.mse_loss(predicted.float(), target, reduction="none").mean((1, 2))
-        parts = errors.detach().tensor_split(len(self.decoders))
-        named = {f"loss_{name}": part.mean() for name, part in zip(self.decoders, parts, strict=True)}
+        means = errors.detach().view(-1, len(self.decoders)).mean(0)
+        named = {f"loss_{name}": mean for name, mean in zip(self.decoders, means, strict=True)}
         return {"loss": errors.mean(), **named}
 
 
-def _spliced(values: Tensor, others: Tensor, mask: Tensor | None) -> Tensor:
+def _spliced(values: Tensor, others: Tensor, mask: Tensor) -> Tensor:
     """`values` [B, h, w, c] or [B, h·w, c], and `others` where the mask [B, h, w] says so."""
-    return values if mask is None else torch.where(mask.view(*values.shape[:-1], 1), others, values)
+    return torch.where(mask.view(*values.shape[:-1], 1), others, values)
 
 
 @torch.no_grad()

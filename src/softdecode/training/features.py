@@ -15,7 +15,7 @@ from softdecode.seeds import generator_for
 from softdecode.training.augment import augment
 from softdecode.vlm.base import ImageTokenizer, nearest_tokens
 
-_VERSION = "2"  # raise it when the augmentation or the arithmetic changes
+_VERSION = "3"  # raise it when the augmentation or the arithmetic changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,8 @@ def encode(
     if not path.is_file():
         encoded = []
         for view in range(views):
-            seen = images if view == 0 else augment(images, generator_for("view", seed, view))
+            generators = [generator_for("view", seed, view, place) for place in range(len(images))]
+            seen = images if view == 0 else augment(images, generators)
             encoded += [_encode(part, tokenizer, vae) for part in seen.split(64)]
         write_tensors(path, {name: torch.cat([part[name] for part in encoded]) for name in encoded[0]})
     tensors, _ = read_tensors(path)

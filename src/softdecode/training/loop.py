@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -24,15 +24,21 @@ from softdecode.training.optimizer import Optimizers, build_optimizers
 class Task(nn.Module):
     """One thing to train: its parameters, its data and its loss.
 
-    Everything random in a step comes from the generator that the step is given, so that a resumed run repeats the
-    numbers of an uninterrupted one.
+    Everything random in a step comes from the generators that the step is given, so that a resumed run repeats the
+    numbers of an uninterrupted one. Each sample has a generator of its own, so that it is the same in whichever part of
+    the batch, on whichever process, it is made.
     """
 
     samples: int
     """Number of samples in the training data."""
 
-    def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """The training batch of these sample indices [B] int64, augmented."""
+    def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """The training batch of these sample indices [B] int64, augmented.
+
+        Args:
+            indices: a contiguous part of the step's batch, or all of it.
+            generators: B CPU generators, one for each sample.
+        """
         raise NotImplementedError
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -101,11 +107,11 @@ def train(task: Task, config: LoopConfig, output: Path, *, job: dict[str, Any], 
         for step, indices in enumerate(
             sample_order(task.samples, config.batch_size, config.seed, start, config.steps), start
         ):
-            generator = generator_for("step", config.seed, step)
+            generators = [generator_for("sample", config.seed, step, place) for place in range(config.batch_size)]
             torch.manual_seed(derive_seed("global", config.seed, step))  # for dropout inside library modules
-            losses = _step(task, optimizer, config, step, indices, generator)
+            losses = _step(task, optimizer, config, step, indices, generators)
             average.update(task)
-            task.after_step(step, generator)
+            task.after_step(step, generator_for("step", config.seed, step))
             if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
                 seconds = time.perf_counter() - began
                 rate = (step + 1 - start) * config.batch_size / seconds
@@ -129,12 +135,12 @@ def _step(
     config: LoopConfig,
     step: int,
     indices: Tensor,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
 ) -> dict[str, float]:
     for group in optimizer.param_groups:
         group["lr"] = config.rate_at(step)
     device = next(task.parameters()).device
-    batch = {name: value.to(device) for name, value in task.batch(indices, generator).items()}
+    batch = {name: value.to(device) for name, value in task.batch(indices, generators).items()}
     with torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext():
         losses = task(batch, step)
     optimizer.zero_grad()

@@ -5,6 +5,7 @@ straight-through estimator is written here: cosine assignment to unit-norm codes
 average (van den Oord et al. 2017, appendix A.1), with dead codes revived.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,10 +104,11 @@ class TokenizerTask(Task):
         self.register_buffer("code_sums", codes.detach().clone())
         self.register_buffer("recent_features", codes.detach().clone())
 
-    def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        images = to_unit_range(augment(self.images[indices], generator))
+    def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        images = to_unit_range(augment(self.images[indices], generators))
         grid = images.shape[-1] // 2 ** (len(self.config.channel_multiplier) - 1)
-        return {"images": images, "pasted": torch.rand(len(images), grid, grid, generator=generator) < 0.5}
+        draws = torch.stack([torch.rand(grid, grid, generator=generator) for generator in generators])
+        return {"images": images, "pasted": draws < 0.5}
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         images = batch["images"]

@@ -1,5 +1,6 @@
 """Training of the latent VAE: a plain diffusers AutoencoderKL, as FLUX's, only smaller."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +64,12 @@ class VaeTask(Task):
         self.config = config
         self.samples = len(images)
 
-    def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        images = to_unit_range(augment(self.images[indices], generator))
+    def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        images = to_unit_range(augment(self.images[indices], generators))
         scale = 2 ** (len(self.config.channels) - 1)
-        shape = (len(images), self.config.latent_channels, images.shape[-2] // scale, images.shape[-1] // scale)
-        return {"images": images, "noise": torch.randn(shape, generator=generator)}
+        shape = (self.config.latent_channels, images.shape[-2] // scale, images.shape[-1] // scale)
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        return {"images": images, "noise": noise}
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         images = batch["images"]

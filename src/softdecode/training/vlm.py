@@ -162,10 +162,10 @@ class VlmTask(Task):
         layers = self.vlm.model.model.language_model.layers
         return [p for p in layers.parameters() if p.ndim == 2]
 
-    def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         indices = self.rows[indices]
         rows = []
-        for index in indices.tolist():
+        for index, generator in zip(indices.tolist(), generators, strict=True):
             ids = self.vlm.prompt_ids(self._caption(self.emoji[index], generator))
             if torch.rand((), generator=generator) < self.config.unconditional:
                 ids = self.vlm.unconditional_ids(ids)

@@ -63,9 +63,9 @@ class DecoderJob(Job):
     """The decoders' default number of denoising steps."""
 
     def run(self) -> None:
-        if self.loop.batch_size < len(VARIANTS):
+        if self.loop.batch_size % len(VARIANTS):
             raise SoftDecodeError(
-                f"--loop.batch-size must be at least {len(VARIANTS)}, a picture for each decoder, "
+                f"--loop.batch-size must be a multiple of {len(VARIANTS)}, as many pictures for each decoder, "
                 f"got {self.loop.batch_size}"
             )
         if not 0 <= self.splice <= 1:

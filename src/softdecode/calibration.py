@@ -101,9 +101,14 @@ class Calibration:
             raise SoftDecodeError(f"{path} is not a whole calibration file ({error}); fit it again") from error
 
 
-def proxy_distribution(features: Tensor, codebook: Tensor, calibration: Calibration) -> TokenDistribution:
-    """The distribution that decoders are trained on: calibrated cosines of encoder features [B, h, w, d], mapped."""
-    return map_logits(calibration.for_encoder(proxy_logits(features, codebook)), codebook)
+def proxy_distribution(
+    features: Tensor, codebook: Tensor, calibration: Calibration, tokens: Tensor | None = None
+) -> TokenDistribution:
+    """The encoder's stand-in for the VLM's belief: calibrated cosines of encoder features [B, h, w, d], mapped.
+
+    The chosen tokens are the nearest codes, where none are given.
+    """
+    return map_logits(calibration.for_encoder(proxy_logits(features, codebook)), codebook, tokens=tokens)
 
 
 def smooth(log_probs: Tensor, epsilon: float) -> Tensor:

@@ -10,6 +10,7 @@ from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json
 
 TrainedPart = Literal["none", "adapter", "attention", "all"]
+ConditionSource = Literal["proxy", "teacher-forced"]
 FORMAT = "softdecode-decoder-1"
 
 
@@ -31,6 +32,8 @@ class DecoderConfig:
         steps: denoising steps used where none are asked for.
         draft: whether it also sees the picture that the VQ decoder makes of the chosen tokens (spec section 3, beyond
             the paper).
+        source: what stood for the VLM's logits in training: the encoder's proxy, or the VLM itself, teacher-forced
+            (spec section 2, beyond the paper).
         noise_scale: standard deviation of the initial noise; 1 is the flow's own, less trades
             variety for fewer artefacts (a sampling temperature).
     """
@@ -46,11 +49,14 @@ class DecoderConfig:
     vlm: str
     steps: int = 30
     draft: bool = False
+    source: ConditionSource = "proxy"
     noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(ConditioningMode) or self.trained not in get_args(TrainedPart):
             raise SoftDecodeError(f"unknown mode {self.mode!r} or trained part {self.trained!r} in a decoder's config")
+        if self.source not in get_args(ConditionSource):
+            raise SoftDecodeError(f"unknown condition source {self.source!r} in a decoder's config")
         if self.steps < 1:
             raise SoftDecodeError(f"a decoder needs at least 1 step, its config says {self.steps}")
         if not 0 <= self.noise_scale <= 2:

@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor
 
 from softdecode.calibration import Calibration, fit_calibration, proxy_logits
-from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse, progress_bars
+from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse
 from softdecode.data.emoji import load_emoji
 from softdecode.data.prompts import held_in_prompts, read_prompts
 from softdecode.errors import SoftDecodeError
@@ -19,6 +19,7 @@ from softdecode.evaluation.calibration_report import profile_plot, table1
 from softdecode.files import staged_files, tensor_sha256, write_json, write_text
 from softdecode.images import read_image, to_unit_range
 from softdecode.mapping import log_probabilities
+from softdecode.progress import progress_bars
 from softdecode.provenance import provenance
 from softdecode.statistics import StatisticsAccumulator
 from softdecode.training.jobs import DEFAULT_DATA

@@ -14,11 +14,12 @@ from softdecode.cli.evaluation_options import (
     write_results,
     write_sheet,
 )
-from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse, progress_bars
+from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse
 from softdecode.data.emoji import load_emoji
 from softdecode.data.prompts import held_in_prompts
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.generation import evaluate_generation
+from softdecode.progress import progress_bars
 from softdecode.training.jobs import DEFAULT_DATA
 
 

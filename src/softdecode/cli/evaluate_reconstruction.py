@@ -14,10 +14,11 @@ from softdecode.cli.evaluation_options import (
     write_results,
     write_sheet,
 )
-from softdecode.cli.options import ModelOptions, check_positive, parse, progress_bars
+from softdecode.cli.options import ModelOptions, check_positive, parse
 from softdecode.data.emoji import load_emoji
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.reconstruction import evaluate_reconstruction
+from softdecode.progress import progress_bars
 from softdecode.training.jobs import DEFAULT_DATA
 
 

@@ -10,11 +10,12 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse, progress_bars
+from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse
 from softdecode.errors import SoftDecodeError
 from softdecode.files import staged_files, write_json
 from softdecode.images import save_image, to_pil
 from softdecode.mapping import TokenDistribution, concatenate
+from softdecode.progress import progress_bars
 from softdecode.provenance import provenance
 from softdecode.sheet import contact_sheet
 from softdecode.vlm.base import check_prompts

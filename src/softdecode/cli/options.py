@@ -6,13 +6,11 @@ import io
 import re
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
-from tqdm import tqdm
 
 from softdecode.default_decoder import UntrainedDecoderWarning
 from softdecode.errors import SoftDecodeError
@@ -131,34 +129,3 @@ def check_positive(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
             raise SoftDecodeError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-
-
-@contextlib.contextmanager
-def progress_bars(quiet: bool) -> Iterator["Bars"]:
-    """One bar per stage, on standard error."""
-    bars = Bars(quiet)
-    try:
-        yield bars
-    finally:
-        bars.close()
-
-
-class Bars:
-    """Progress of stages by name; a stage's bar starts when it is first reported, or reported from the start again."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
-        self._bar: tqdm | None = None
-        self._stage = ""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if self._bar is None or stage != self._stage or done <= self._bar.n:
-            self.close()
-            self._stage = stage
-            self._bar = tqdm(total=total, desc=stage, disable=self._quiet, leave=False)
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = None

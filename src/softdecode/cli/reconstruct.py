@@ -8,10 +8,11 @@ from typing import Annotated
 import torch
 import tyro
 
-from softdecode.cli.options import ModelOptions, check_positive, parse, progress_bars
+from softdecode.cli.options import ModelOptions, check_positive, parse
 from softdecode.errors import SoftDecodeError
 from softdecode.files import staged_files, write_json
 from softdecode.images import read_image, save_image, to_pil, to_uint8
+from softdecode.progress import progress_bars
 from softdecode.provenance import provenance
 from softdecode.sheet import contact_sheet
 

@@ -1,9 +1,31 @@
-"""Augmentation of small pictures on white ground, and of their features, each sample from its own generator."""
+"""Augmentation of training pictures, of their tokens and of their features, each sample from its own generator."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from softdecode.errors import SoftDecodeError
+
+Augmentation = Literal["none", "mirror", "emoji"]
+_NEIGHBOURS = 8  # of a code, that a corrupted token is drawn from
+
+
+def augmented(images: Tensor, kind: Augmentation, generators: Sequence[torch.Generator]) -> Tensor:
+    """Pictures [B, 3, H, W] uint8 as they are; mirrored at random, for photographs; or as emoji, see `augment`.
+
+    Raises:
+        SoftDecodeError: an unknown kind.
+    """
+    if kind == "none":
+        return images
+    if kind == "emoji":
+        return augment(images, generators)
+    if kind != "mirror":
+        raise SoftDecodeError(f"unknown augmentation {kind!r}; expected none, mirror or emoji")
+    mirrored = torch.stack([torch.rand((), generator=generator) < 0.5 for generator in generators])
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 def augment(images: Tensor, generators: Sequence[torch.Generator], *, max_shift: int = 6) -> Tensor:
@@ -64,3 +86,32 @@ def splice_masks(grid: tuple[int, int], share: float, generators: Sequence[torch
     right = torch.arange(columns) > (place * (columns - 1)).long()[:, None]
     mask = torch.where((across < 0.5)[:, None, None], below[:, :, None], right[:, None, :])
     return mask & (spliced < share)[:, None, None]
+
+
+def corrupt_tokens(tokens: Tensor, codebook: Tensor, share: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """Swap a share of the tokens for likely neighbours, as a VLM errs (spec section 2).
+
+    Args:
+        tokens: [B, h, w] int64.
+        codebook: [V, d], L2-normalised rows.
+        share: of the tokens of each picture, in [0, 1].
+        generators: B sources of randomness, one for each picture.
+
+    Returns:
+        [B, h, w] int64: a corrupted token is one of the eight codes nearest to the true one, each as likely.
+    """
+    if share == 0:
+        return tokens
+    shape = tuple(tokens.shape[1:])
+    draws = torch.stack([torch.rand(shape, generator=generator) for generator in generators])
+    count = min(_NEIGHBOURS, len(codebook) - 1)
+    picks = torch.stack([torch.randint(count, shape, generator=generator) for generator in generators])
+    affected = (draws < share).to(tokens.device)
+    table = codebook.to(tokens.device)
+    true = tokens[affected]
+    similar = table[true] @ table.T
+    similar.scatter_(1, true[:, None], -torch.inf)  # never the code itself
+    neighbours = similar.topk(count, dim=-1).indices
+    swapped = tokens.clone()
+    swapped[affected] = neighbours.gather(1, picks.to(tokens.device)[affected][:, None])[:, 0]
+    return swapped

@@ -1,4 +1,4 @@
-"""Training of decoders: rectified flow in latent space, conditioned on the encoder's proxy distributions.
+"""Training of decoders: rectified flow in latent space, conditioned on beliefs about the pictures' tokens.
 
 Several decoders can be trained together on one transformer, each with its own condition encoder. They see the same
 number of pictures, which makes their comparison a fair one at a fraction of the cost.
@@ -21,9 +21,8 @@ from softdecode.errors import SoftDecodeError
 from softdecode.latents import pack
 from softdecode.mapping import TokenDistribution, hard_distribution
 from softdecode.training.augment import splice_masks
-from softdecode.training.features import Features
+from softdecode.training.features import FeatureRows, Features
 from softdecode.training.loop import Task
-from softdecode.vlm.base import nearest_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,33 +59,35 @@ class DecoderTask(Task):
 
     Args:
         decoders: n of them by name, all on the same base; sample p of a batch is for decoder p modulo n.
-        features: of the training pictures. What each decoder sees of them is computed once, here.
+        features: of the training pictures, in memory or in a cache.
         splice: share of the samples that are spliced of two pictures, see `splice_masks`.
     """
 
-    def __init__(self, decoders: Mapping[str, DistributionDecoder], features: Features, *, splice: float = 0.0) -> None:
+    def __init__(
+        self, decoders: Mapping[str, DistributionDecoder], features: FeatureRows, *, splice: float = 0.0
+    ) -> None:
         super().__init__()
         self.decoders = nn.ModuleDict(decoders)
-        self.latents = features.latents
-        self.drafts = features.drafts
+        self.features = features
         self.splice = splice
-        self.drafted = {name for name, decoder in decoders.items() if decoder.config.draft}
-        self.samples = len(features.latents)
+        self.samples = len(features)
         first = next(iter(decoders.values()))
         self.base = first.base
         self.grid = first.token_grid
         self.shift = first.flow_shift
-        for decoder in decoders.values():
+        sample = features.rows(torch.tensor([0]))
+        for name, decoder in decoders.items():
             assert decoder.base is self.base, "decoders trained together share one base"
             decoder.condition.requires_grad_(True)
-        if splice and tuple(features.codes.shape[1:3]) != self.grid:
+            _check_features(name, decoder, sample)
+        grid = tuple(sample.tokens.shape[1:])
+        if splice and grid != self.grid:
             raise SoftDecodeError(
-                f"splicing needs one latent token for each VQ token, but the grids are {self.grid} and "
-                f"{tuple(features.codes.shape[1:3])}; train without it"
+                f"splicing needs one latent token for each VQ token, but the grids are {self.grid} and {grid}; "
+                "train without it"
             )
         if splice and self.samples < 2:
             raise SoftDecodeError("splicing needs at least 2 training pictures; train without it")
-        self.inputs = _condition_inputs(decoders, features.codes)
 
     def compile_blocks(self) -> None:
         self.base.transformer.compile_repeated_blocks()
@@ -104,68 +105,72 @@ class DecoderTask(Task):
                 f"{count} decoders are trained together, so each process and micro-batch needs a multiple of {count} "
                 f"samples, got {len(indices)}; change --loop.batch-size"
             )
-        # Others of the training data, wherever in it, so that a sample does not depend on the batch it is in.
-        steps = [int(torch.randint(1, max(self.samples, 2), (), generator=generator)) for generator in generators]
-        partners = (indices + torch.tensor(steps)) % self.samples
-        mask = splice_masks(self.grid, self.splice, generators)
-        tokens = _spliced(pack(self.latents[indices].float()), pack(self.latents[partners].float()), mask.flatten(1))
-        drafts = _spliced(pack(self.drafts[indices].float()), pack(self.drafts[partners].float()), mask.flatten(1))
+        features = self.features.rows(indices)
+        if self.splice:
+            # With others of the training data, wherever in it: a sample does not depend on the batch it is in.
+            steps = [int(torch.randint(1, self.samples, (), generator=generator)) for generator in generators]
+            partners = self.features.rows((indices + torch.tensor(steps)) % self.samples)
+            features = features.spliced(partners, splice_masks(self.grid, self.splice, generators))
         normals = torch.stack([torch.randn((), generator=generator) for generator in generators])
-        batch = {
-            "tokens": tokens,
-            "noise": torch.stack([torch.randn(tokens.shape[1:], generator=generator) for generator in generators]),
-            "times": flow.training_times(normals, self.shift),
-        }
-        for place, (name, inputs) in enumerate(self.inputs.items()):
-            part = slice(place, None, count)
-            for kind, values in zip(("codes", "uncertainty"), inputs, strict=True):
-                batch[f"{kind} {name}"] = _spliced(values[indices[part]], values[partners[part]], mask[part])
-            if name in self.drafted:
-                batch[f"draft {name}"] = drafts[part]
-        return batch
+        shape = pack(features.latents[:1]).shape[1:]
+        noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+        return {"noise": noise, "times": flow.training_times(normals, self.shift), **features.named()}
 
     def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        conditions = []
-        for name, decoder in self.decoders.items():
-            assert isinstance(decoder, DistributionDecoder)
-            codes, uncertainty = batch[f"codes {name}"], batch[f"uncertainty {name}"]
-            conditions.append(decoder.condition(codes, uncertainty, self.grid, batch.get(f"draft {name}")).float())
-        noisy = flow.interpolate(batch["tokens"], batch["noise"], batch["times"])
+        noise, times = batch["noise"], batch["times"]
+        features = Features(**{name: value for name, value in batch.items() if name not in ("noise", "times")})
+        latents = pack(features.latents.float())
+        condition = self._condition(features)
+        noisy = flow.interpolate(latents, noise, times)
         # The condition is float32, and with it the sum that the transformer takes its dtype from: under autocast
         # bfloat16 would round the time to eight bits.
-        predicted = self.base.velocity(noisy, batch["times"], torch.stack(conditions, 1).flatten(0, 1), self.grid)
-        target = flow.velocity_target(batch["tokens"], batch["noise"])
+        predicted = self.base.velocity(noisy, times, condition, self.grid)
+        target = flow.velocity_target(latents, noise)
         errors = F.mse_loss(predicted.float(), target, reduction="none").mean((1, 2))
         means = errors.detach().view(-1, len(self.decoders)).mean(0)
         named = {f"loss_{name}": mean for name, mean in zip(self.decoders, means, strict=True)}
         return {"loss": errors.mean(), **named}
 
-
-def _spliced(values: Tensor, others: Tensor, mask: Tensor) -> Tensor:
-    """`values` [B, h, w, c] or [B, h·w, c], and `others` where the mask [B, h, w] says so."""
-    return torch.where(mask.view(*values.shape[:-1], 1), others, values)
+    def _condition(self, features: Features) -> Tensor:
+        """Condition tokens [B, N, D] float32, each sample's by its own decoder."""
+        count = len(self.decoders)
+        conditions = []
+        for place, decoder in enumerate(self.decoders.values()):
+            assert isinstance(decoder, DistributionDecoder)
+            own = features.rows(torch.arange(place, len(features), count))
+            codes, uncertainty = seen_in_training(decoder, own)
+            draft = pack(own.drafts.float()) if decoder.config.draft and own.drafts is not None else None
+            conditions.append(decoder.condition(codes, uncertainty, self.grid, draft).float())
+        return torch.stack(conditions, 1).flatten(0, 1)
 
 
 @torch.no_grad()
-def _condition_inputs(
-    decoders: Mapping[str, DistributionDecoder], codes: Tensor, chunk: int = 512
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """What each decoder sees of encoder features [M, h, w, d]: code vectors and uncertainty, calibrated its own way."""
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in decoders}
-    for part in codes.split(chunk):
-        # The mapping is the work here, and decoders may share a calibration; hard ones spare it.
-        mapped: dict[tuple[float, ...], TokenDistribution] = {}
-        for name, decoder in decoders.items():
-            calibration, codebook, mode = decoder.calibration, decoder.codebook, decoder.config.mode
-            if mode == "hard":
-                distribution = hard_distribution(nearest_tokens(part, codebook), codebook)
-            else:
-                key = (calibration.kappa, calibration.alpha, calibration.beta, calibration.epsilon)
-                if key not in mapped:
-                    mapped[key] = proxy_distribution(part, codebook, calibration)
-                distribution = mapped[key]
-            parts[name].append(condition_inputs(distribution, codebook, mode))
-    return {
-        name: (torch.cat([vectors for vectors, _ in given]), torch.cat([uncertainty for _, uncertainty in given]))
-        for name, given in parts.items()
-    }
+def seen_in_training(decoder: DistributionDecoder, features: Features) -> tuple[Tensor, Tensor]:
+    """What a decoder sees of features: code vectors [B, h, w, d or 2d] and uncertainty [B, h, w, 4], float32.
+
+    It is the VLM's own belief for decoders that are trained with teacher forcing, and the calibrated proxy for others.
+    """
+    config, codebook, tokens = decoder.config, decoder.codebook, features.tokens.long()
+    with torch.autocast(codebook.device.type, enabled=False):  # the mapping's arithmetic is float32
+        if config.mode == "hard":
+            distribution = hard_distribution(tokens, codebook)
+        elif config.source == "proxy":
+            distribution = proxy_distribution(features.codes, codebook, decoder.calibration, tokens)
+        else:
+            assert features.belief_codes is not None
+            assert features.belief_uncertainty is not None
+            distribution = TokenDistribution(
+                tokens=tokens, codes=features.belief_codes.float(), uncertainty=features.belief_uncertainty.float()
+            )
+        return condition_inputs(distribution, codebook, config.mode)
+
+
+def _check_features(name: str, decoder: DistributionDecoder, features: Features) -> None:
+    """Refuse to train a decoder on features that lack what it sees."""
+    missing = []
+    if decoder.config.draft and features.drafts is None:
+        missing.append("drafts")
+    if decoder.config.source == "teacher-forced" and features.belief_codes is None:
+        missing.append("the VLM's beliefs")
+    if missing:
+        raise SoftDecodeError(f"the decoder {name} needs {' and '.join(missing)}, which the features lack; encode them")

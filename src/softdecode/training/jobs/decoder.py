@@ -7,16 +7,21 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from torch import nn
 
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditioningMode
+from softdecode.data.emoji import EmojiData
 from softdecode.decoder import DistributionDecoder
-from softdecode.decoder_config import DecoderConfig
+from softdecode.decoder_config import ConditionSource, DecoderConfig
+from softdecode.device import resolve_device
 from softdecode.errors import SoftDecodeError
 from softdecode.files import atomic_folder, load_strictly, tensor_sha256
 from softdecode.loading import load_pretrained, save_quietly
+from softdecode.progress import progress_bars
 from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base
-from softdecode.training.features import encode
+from softdecode.training.encoding import FeatureEncoder
+from softdecode.training.feature_cache import FeatureCache, HeldPictures, PictureBatch, build_cache
 from softdecode.training.jobs.job import Job
 from softdecode.vlm.janus import JanusModel
 
@@ -27,22 +32,30 @@ class Variant:
 
     mode: ConditioningMode
     """What it sees of a distribution."""
-    calibrated: bool
-    """Whether its proxy logits are calibrated to the VLM; else they are raw cosines."""
+    source: ConditionSource = "proxy"
+    """What stands for the VLM's logits."""
+    calibrated: bool = True
+    """Whether proxy logits are calibrated to the VLM; else they are raw cosines."""
 
 
 VARIANTS: Mapping[str, Variant] = {
-    "hard": Variant(mode="hard", calibrated=True),
+    "hard": Variant(mode="hard"),
     "soft-raw": Variant(mode="soft", calibrated=False),
-    "soft": Variant(mode="soft", calibrated=True),
-    "joint": Variant(mode="joint", calibrated=True),
+    "joint-raw": Variant(mode="joint", calibrated=False),
+    "soft": Variant(mode="soft"),
+    "joint": Variant(mode="joint"),
+    "soft-forced": Variant(mode="soft", source="teacher-forced"),
+    "joint-forced": Variant(mode="joint", source="teacher-forced"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderJob(Job):
-    """Train decoders, hard, soft and joint, together on one transformer."""
+    """Train decoders together on one transformer, an equal share of every batch each."""
 
+    variants: tuple[str, ...] = ("hard", "soft-raw", "soft", "joint")
+    """Which: hard (tokens alone); soft or joint (expected codes and uncertainty, joint also the chosen code) of the
+    encoder's calibrated proxy; soft-raw, joint-raw (uncalibrated); soft-forced, joint-forced (the VLM's own belief)."""
     vlm: Path
     """Folder of the VLM, whose tokenizer encodes the pictures."""
     vae: Path
@@ -55,6 +68,8 @@ class DecoderJob(Job):
     """Width of the condition encoder."""
     views: int = 2
     """Augmented views of each picture whose features are computed once."""
+    corruption: float = 0.0
+    """Share of the tokens that are swapped for likely neighbours, as a VLM errs, in [0, 1]."""
     draft: bool = True
     """Whether the decoders also see the picture that the VQ decoder makes of the chosen tokens."""
     splice: float = 0.5
@@ -63,18 +78,12 @@ class DecoderJob(Job):
     """The decoders' default number of denoising steps."""
 
     def run(self) -> None:
-        if self.loop.batch_size % len(VARIANTS):
-            raise SoftDecodeError(
-                f"--loop.batch-size must be a multiple of {len(VARIANTS)}, as many pictures for each decoder, "
-                f"got {self.loop.batch_size}"
-            )
-        if not 0 <= self.splice <= 1:
-            raise SoftDecodeError(f"--splice is a share, in [0, 1], got {self.splice}")
+        self._check()
         data = self.emoji()
-        vlm = JanusModel.from_pretrained(self.vlm)
+        vlm = JanusModel.from_pretrained(self.vlm, device=resolve_device(self.device))
         vae = load_pretrained(AutoencoderKL, self.vae)
-        cache = self.data.expanduser()
-        features = encode(data.images, vlm.tokenizer, vae, views=self.views, seed=self.loop.seed, cache=cache)
+        nn.Module.to(vae, vlm.device)  # diffusers annotates its own as taking no device
+        features = self._features(data, vlm, vae)
         torch.manual_seed(self.loop.seed)
         decoders = self._decoders(vlm, vae)
         if self.initial is not None:
@@ -87,6 +96,40 @@ class DecoderJob(Job):
             for name, decoder in decoders.items():
                 decoder.save_pretrained(folder / "decoders" / name, _card(name, decoder), dtype=torch.float32)
 
+    def _check(self) -> None:
+        unknown = [name for name in self.variants if name not in VARIANTS]
+        if unknown or len(set(self.variants)) != len(self.variants) or not self.variants:
+            raise SoftDecodeError(
+                f"--variants must name different ones of {', '.join(VARIANTS)}, got {' '.join(self.variants) or 'none'}"
+            )
+        if self.loop.batch_size % len(self.variants):
+            raise SoftDecodeError(
+                f"--loop.batch-size must be a multiple of {len(self.variants)}, as many pictures for each decoder, "
+                f"got {self.loop.batch_size}"
+            )
+        if not 0 <= self.splice <= 1:
+            raise SoftDecodeError(f"--splice is a share, in [0, 1], got {self.splice}")
+
+    def _features(self, data: EmojiData, vlm: JanusModel, vae: AutoencoderKL) -> FeatureCache:
+        forced = any(VARIANTS[name].source == "teacher-forced" for name in self.variants)
+        encoder = FeatureEncoder(
+            tokenizer=vlm.tokenizer,
+            vae=vae,
+            vlm=vlm if forced else None,
+            drafts=self.draft,
+            corruption=self.corruption,
+        )
+        keys = [f"{emoji.style}/{emoji.code}" for emoji in data.emoji]
+        captions = [emoji.caption for emoji in data.emoji]
+        pictures = HeldPictures(PictureBatch(images=data.images, keys=keys, captions=captions))
+        root = self.data.expanduser() / "features"
+        with progress_bars(quiet=False) as bars:
+            cache = build_cache(
+                root, pictures, encoder, augmentation="emoji", views=self.views, seed=self.loop.seed, on_progress=bars
+            )
+        assert cache is not None, "there is one process"
+        return cache
+
     def _decoders(self, vlm: JanusModel, vae: AutoencoderKL) -> dict[str, DistributionDecoder]:
         base = build_base(self.transformer, vae)
         codebook = vlm.tokenizer.codebook
@@ -97,7 +140,8 @@ class DecoderJob(Job):
                 f"{self.calibration} was fitted for another codebook; run `softdecode calibrate` again"
             )
         decoders = {}
-        for name, variant in VARIANTS.items():
+        for name in self.variants:
+            variant = VARIANTS[name]
             config = DecoderConfig(
                 mode=variant.mode,
                 code_dim=codebook.shape[-1],
@@ -109,18 +153,27 @@ class DecoderJob(Job):
                 vlm=vlm.name,
                 steps=self.steps,
                 draft=self.draft,
+                source=variant.source,
             )
             raw = Calibration(codebook_sha256=digest, target=calibration.target, reached=calibration.raw)
-            decoders[name] = DistributionDecoder(config, base, codebook, calibration if variant.calibrated else raw)
+            plain = Calibration(codebook_sha256=digest)  # the VLM's own belief needs no calibration
+            fitted = calibration if variant.calibrated else raw
+            chosen = plain if variant.source == "teacher-forced" else fitted
+            decoders[name] = DistributionDecoder(config, base, codebook, chosen)
         return decoders
 
 
 def _start_from(decoders: Mapping[str, DistributionDecoder], initial: Path) -> None:
-    """Copy transformer and condition encoders of earlier decoders, from a run's `model/` or a shipped stack."""
+    """Copy transformer and condition encoders of earlier decoders, from a run's `model/` or a shipped stack.
+
+    A variant that is not there starts with an untrained condition encoder.
+    """
     trained = load_pretrained(FluxTransformer2DModel, initial / "base", subfolder="transformer")
     first = next(iter(decoders.values()))
     load_strictly(first.base.transformer.state_dict(), trained.state_dict(), str(initial / "base"))
     for name, decoder in decoders.items():
+        if not (initial / "decoders" / name).is_dir():
+            continue
         earlier = DistributionDecoder.from_pretrained(initial / "decoders" / name)
         own = decoder.condition.state_dict()
         if decoder.config.draft and not earlier.config.draft:

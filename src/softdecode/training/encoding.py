@@ -1,0 +1,107 @@
+"""From training pictures to features, by the frozen models: VQ tokenizer, VAE and, for teacher forcing, the VLM."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from softdecode.errors import SoftDecodeError
+from softdecode.files import tensor_sha256
+from softdecode.images import to_uint8, to_unit_range
+from softdecode.latents import encode_images
+from softdecode.training.augment import corrupt_tokens
+from softdecode.training.features import STORED_DTYPES, Features
+from softdecode.vlm.base import ImageTokenizer, ImageTokenModel, SamplingConfig, nearest_tokens
+
+_VERSION = 4  # raise it when the arithmetic changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureEncoder:
+    """The frozen models, and what is asked of them.
+
+    Attributes:
+        tokenizer: of the VLM.
+        vae: of the decoder's base.
+        vlm: for the beliefs of teacher forcing; None where no decoder is trained on them.
+        sampling: guidance and temperature of the beliefs; the VLM's own where None.
+        drafts: whether a decoder sees the VQ decoder's picture.
+        corruption: share of the tokens that are swapped for likely neighbours, in [0, 1].
+    """
+
+    tokenizer: ImageTokenizer
+    vae: AutoencoderKL
+    vlm: ImageTokenModel | None = None
+    sampling: SamplingConfig | None = None
+    drafts: bool = True
+    corruption: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.corruption <= 1:
+            raise SoftDecodeError(f"the corruption is a share of the tokens, in [0, 1], got {self.corruption}")
+
+    def identity(self) -> dict[str, Any]:
+        """All that features depend on besides the pictures: weights by hash, settings by value."""
+        sampling = None if self.vlm is None else asdict(self.sampling or self.vlm.defaults)
+        return {
+            "version": _VERSION,
+            "tokenizer": module_sha256(self.tokenizer),
+            "vae": module_sha256(self.vae),
+            "latent_scale": [self.vae.config["shift_factor"], self.vae.config["scaling_factor"]],
+            "vlm": None if self.vlm is None else module_sha256(self.vlm),
+            "sampling": sampling,
+            "drafts": self.drafts,
+            "corruption": self.corruption,
+            "stored": {name: str(dtype) for name, dtype in STORED_DTYPES.items()},
+        }
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, captions: Sequence[str | None], generators: Sequence[torch.Generator]) -> Features:
+        """Features of pictures [B, 3, H, W] uint8, on the CPU in the dtypes that are stored.
+
+        Args:
+            images: the pictures.
+            captions: of each, for the VLM's belief; a picture without one gets the unconditional belief.
+            generators: B sources of randomness, for the corruption.
+        """
+        unit = to_unit_range(images)
+        codes = self.tokenizer.features(unit)
+        tokens = nearest_tokens(codes, self.tokenizer.codebook)
+        tokens = corrupt_tokens(tokens, self.tokenizer.codebook, self.corruption, generators)
+        found = {"codes": codes, "tokens": tokens, "latents": self._latents(unit)}
+        if self.drafts:
+            found["drafts"] = self._latents(to_unit_range(to_uint8(self.tokenizer.decode(tokens))))
+        if self.vlm is not None:
+            found |= self._beliefs(self.vlm, tokens, captions)
+        return Features(**{name: value.cpu().to(STORED_DTYPES[name]).contiguous() for name, value in found.items()})
+
+    def _latents(self, unit: Tensor) -> Tensor:
+        # They are kept in bfloat16, so they are computed in it.
+        with torch.autocast(self.vae.device.type, torch.bfloat16):
+            return encode_images(self.vae, unit)
+
+    def _beliefs(self, vlm: ImageTokenModel, tokens: Tensor, captions: Sequence[str | None]) -> dict[str, Tensor]:
+        """The VLM's beliefs, those with a caption and those without in a pass each."""
+        codes = torch.empty(*tokens.shape, self.tokenizer.codebook.shape[-1])
+        uncertainty = torch.empty(*tokens.shape, 4)
+        for with_caption in (True, False):
+            places = [place for place, caption in enumerate(captions) if (caption is not None) == with_caption]
+            if not places:
+                continue
+            prompts = [str(captions[place]) for place in places] if with_caption else None
+            belief = vlm.teacher_force(prompts, tokens[places], sampling=self.sampling)
+            codes[places], uncertainty[places] = belief.codes.float().cpu(), belief.uncertainty.float().cpu()
+        return {"belief_codes": codes, "belief_uncertainty": uncertainty}
+
+
+def module_sha256(model: object) -> str:
+    """A hash over all of a module's tensors and their names, whatever device they are on."""
+    assert isinstance(model, nn.Module)
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor_sha256(value)}\n".encode())
+    return digest.hexdigest()

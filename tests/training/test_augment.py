@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
+from softdecode.errors import SoftDecodeError
 from softdecode.seeds import generator_for
+from softdecode.training import augment as augment_module
 from softdecode.training.augment import augment, splice_masks
 
 
@@ -124,3 +126,41 @@ def test_a_splice_mask_is_one_cut_along_a_row_or_a_column():
 def test_the_share_of_spliced_pictures(share):
     masks = splice_masks((4, 4), share, generators(1000, seed=1))
     assert masks.flatten(1).any(1).float().mean().item() == pytest.approx(share, abs=0.06 if 0 < share < 1 else 0)
+
+
+# --- other pictures, and tokens -----------------------------------------------------------------------------------
+
+
+def test_photographs_are_mirrored_half_the_time_and_never_changed_otherwise():
+    images = pictures(200)
+    found = augment_module.augmented(images, "mirror", generators(200))
+    mirrored = (found == images.flip(-1)).flatten(1).all(1)
+    assert 0.4 < mirrored.float().mean() < 0.6
+    assert torch.equal(found[~mirrored], images[~mirrored])
+    assert augment_module.augmented(images, "none", []) is images
+    assert torch.equal(augment_module.augmented(images, "emoji", generators(200)), augmented(images))
+    with pytest.raises(SoftDecodeError, match="unknown augmentation 'zoom'"):
+        augment_module.augmented(images, "zoom", generators(200))
+
+
+def test_corrupted_tokens_are_near_the_true_ones():
+    codebook = torch.nn.functional.normalize(torch.randn(50, 4, generator=torch.Generator().manual_seed(1)), dim=-1)
+    tokens = torch.randint(0, 50, (20, 6, 5), generator=torch.Generator().manual_seed(2))
+    found = augment_module.corrupt_tokens(tokens, codebook, 0.3, generators(20))
+    changed = found != tokens
+    assert 0.2 < changed.float().mean() < 0.4
+    similarities = codebook @ codebook.T
+    ranks = (similarities[tokens] > similarities[tokens, found][..., None]).sum(-1)  # codes nearer than the new one
+    assert ranks[changed].min() == 1, "the code itself alone is nearer than the nearest"
+    assert ranks[changed].max() == 8
+    assert torch.equal(augment_module.corrupt_tokens(tokens, codebook, 0.0, []), tokens)
+    everywhere = augment_module.corrupt_tokens(tokens, codebook, 1.0, generators(20))
+    assert (everywhere != tokens).all()
+
+
+def test_corruption_of_a_picture_is_its_own():
+    codebook = torch.eye(12)
+    tokens = torch.randint(0, 12, (3, 4, 4), generator=torch.Generator().manual_seed(2))
+    together = augment_module.corrupt_tokens(tokens, codebook, 0.5, generators(3))
+    alone = augment_module.corrupt_tokens(tokens[2:], codebook, 0.5, generators(3)[2:])
+    assert torch.equal(together[2:], alone)

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from softdecode.files import tensor_sha256
 from softdecode.latents import pack
 from softdecode.mapping import map_logits
 from softdecode.training.config import LoopConfig
-from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base
+from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base, seen_in_training
 from softdecode.training.features import Features
 from softdecode.training.loop import train
 
@@ -26,9 +27,12 @@ MODES = {"hard": "hard", "soft": "soft", "joint": "joint"}
 SAMPLES, GRID, DIM = 12, (4, 4), 4
 RANDOM = torch.Generator().manual_seed(0)
 FEATURES = Features(
-    codes=torch.randn(SAMPLES, *GRID, DIM, generator=RANDOM).bfloat16(),
+    codes=torch.randn(SAMPLES, *GRID, DIM, generator=RANDOM),
+    tokens=torch.randint(0, 24, (SAMPLES, *GRID), dtype=torch.int32, generator=RANDOM),
     latents=torch.randn(SAMPLES, 2, 8, 8, generator=RANDOM).bfloat16(),
     drafts=torch.randn(SAMPLES, 2, 8, 8, generator=RANDOM).bfloat16(),
+    belief_codes=torch.randn(SAMPLES, *GRID, DIM, generator=RANDOM).half(),
+    belief_uncertainty=torch.rand(SAMPLES, *GRID, 4, generator=RANDOM).half(),
 )
 
 
@@ -36,7 +40,7 @@ FEATURES = Features(
 def make_task(make_vae, make_codebook):
     """Decoders of all modes on one trainable transformer, and random features."""
 
-    def make(names=MODES, seed=0, splice=0.0, draft=False):
+    def make(names=MODES, seed=0, splice=0.0, draft=False, source="proxy", features=FEATURES):
         codebook = make_codebook(24, DIM)
         vae = make_vae()
         with torch.random.fork_rng():
@@ -54,10 +58,11 @@ def make_task(make_vae, make_codebook):
                     codebook_sha256=tensor_sha256(codebook),
                     vlm="test",
                     draft=draft,
+                    source=source,
                 )
                 calibration = Calibration(kappa=2.0 + place, epsilon=0.01)
                 decoders[name] = DistributionDecoder(config, base, codebook, calibration)
-        return DecoderTask(decoders, FEATURES, splice=splice)
+        return DecoderTask(decoders, features, splice=splice)
 
     return make
 
@@ -87,11 +92,16 @@ class Recorder:
 # --- the loss -----------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_holds_packed_latents_noise_and_times(task, make_batch):
+def clean(batch):
+    """The packed latents of a batch, which the noise is added to."""
+    return pack(batch["latents"].float())
+
+
+def test_a_batch_holds_features_noise_and_times(task, make_batch):
     batch = make_batch(task)
-    assert torch.equal(batch["tokens"], pack(FEATURES.latents[:6].float()))
-    assert all(value.dtype == torch.float32 for value in batch.values())
-    assert batch["noise"].shape == batch["tokens"].shape
+    for name, value in FEATURES.named().items():
+        assert torch.equal(batch[name], value[:6])
+    assert batch["noise"].shape == clean(batch).shape
     assert ((batch["times"] > 0) & (batch["times"] < 1)).all()
     many = make_batch(task, indices=[0] * 3999)
     assert many["noise"].mean().item() == pytest.approx(0, abs=0.01)
@@ -103,14 +113,14 @@ def test_a_batch_holds_packed_latents_noise_and_times(task, make_batch):
 
 def test_a_perfect_predictor_has_no_loss(task, monkeypatch, make_batch):
     batch = make_batch(task)
-    recorder = Recorder(lambda _tokens, _times: batch["noise"] - batch["tokens"])
+    recorder = Recorder(lambda _tokens, _times: batch["noise"] - clean(batch))
     monkeypatch.setattr(task.base, "velocity", recorder)
     found = task(batch, 0)
     assert found.keys() == {"loss", "loss_hard", "loss_soft", "loss_joint"}
     assert all(value.item() == 0 for value in found.values())
     tokens, times, condition, grid = recorder.calls[0]
     moment = batch["times"][:, None, None]
-    torch.testing.assert_close(tokens, (1 - moment) * batch["tokens"] + moment * batch["noise"])
+    torch.testing.assert_close(tokens, (1 - moment) * clean(batch) + moment * batch["noise"])
     assert torch.equal(times, batch["times"])
     assert condition.shape == (6, 16, task.base.token_dim)
     assert grid == GRID
@@ -121,7 +131,7 @@ def test_what_leads_from_the_noisy_tokens_back_to_the_clean_ones_has_no_loss(tas
     batch = make_batch(task)
 
     def lead_back(tokens, times):
-        return (tokens - batch["tokens"]) / times[:, None, None]
+        return (tokens - clean(batch)) / times[:, None, None]
 
     monkeypatch.setattr(task.base, "velocity", Recorder(lead_back))
     assert task(batch, 0)["loss"].item() == pytest.approx(0, abs=1e-8)
@@ -131,7 +141,7 @@ def test_the_loss_of_predicting_nothing_is_the_targets_square(task, monkeypatch,
     batch = make_batch(task)
     monkeypatch.setattr(task.base, "velocity", Recorder(lambda tokens, _times: torch.zeros_like(tokens)))
     found = task(batch, 0)
-    errors = (batch["noise"] - batch["tokens"]).square().mean((1, 2))
+    errors = (batch["noise"] - clean(batch)).square().mean((1, 2))
     torch.testing.assert_close(found["loss"], errors.mean())
     for name, part in zip(MODES, errors.view(2, 3).unbind(1), strict=True):
         torch.testing.assert_close(found[f"loss_{name}"], part.mean())
@@ -148,11 +158,43 @@ def test_each_decoder_conditions_every_third_sample(task, monkeypatch, make_batc
     condition = recorder.calls[0][2]
     for place, decoder in enumerate(task.decoders.values()):
         part = slice(place, 6, 3)
-        similarities = proxy_logits(FEATURES.codes[part].float(), decoder.codebook)
-        distribution = map_logits(decoder.calibration.for_encoder(similarities), decoder.codebook)
+        similarities = proxy_logits(FEATURES.codes[part], decoder.codebook)
+        chosen = FEATURES.tokens[part].long()
+        distribution = map_logits(decoder.calibration.for_encoder(similarities), decoder.codebook, tokens=chosen)
         expected = decoder.condition_tokens(distribution)
         torch.testing.assert_close(condition[part], expected)
         assert expected.std() > 0.05
+
+
+@pytest.mark.parametrize("mode", ["soft", "joint"])
+def test_a_teacher_forced_decoder_sees_the_vlms_belief(make_task, mode):
+    decoder = make_task([mode], source="teacher-forced").decoders[mode]
+    codes, uncertainty = seen_in_training(decoder, FEATURES)
+    assert torch.equal(uncertainty, FEATURES.belief_uncertainty.float())
+    assert torch.equal(codes[..., -DIM:], FEATURES.belief_codes.float())
+    if mode == "joint":
+        assert torch.equal(codes[..., :DIM], decoder.codebook[FEATURES.tokens.long()])
+
+
+def test_the_mapping_is_exact_under_autocast(make_task):
+    decoder = make_task(["soft"]).decoders["soft"]
+    expected = seen_in_training(decoder, FEATURES)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = seen_in_training(decoder, FEATURES)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "asked", "named"),
+    [
+        ({"belief_codes": None, "belief_uncertainty": None}, {"source": "teacher-forced"}, "beliefs"),
+        ({"drafts": None}, {"draft": True}, "drafts"),
+    ],
+)
+def test_features_that_lack_what_a_decoder_sees_are_refused(make_task, lacking, asked, named):
+    with pytest.raises(SoftDecodeError, match=named):
+        make_task(["soft"], features=replace(FEATURES, **lacking), **asked)
+    make_task(["soft"], features=replace(FEATURES, **lacking))
 
 
 def test_a_decoders_gradient_comes_from_its_own_share_alone(task, gradients, make_batch):
@@ -186,25 +228,24 @@ def test_decoders_on_two_bases_are_refused(make_task):
 
 
 def test_a_spliced_sample_is_of_two_pictures_in_everything(make_task, make_batch):
-    """Tokens, codes, uncertainty and draft come from the same picture at the same place, own or one other's."""
-    whole, task = make_task(draft=True), make_task(splice=1.0, draft=True)
+    """Every feature comes from the same picture at the same place, own or one other's."""
+    task = make_task(splice=1.0)
     indices = [3, 8, 5, 1, 0, 11]
     found = make_batch(task, indices=indices)
-    given = make_batch(whole, indices=[sample for sample in range(SAMPLES) for _ in MODES])
+
+    def by_token(name, values):
+        return pack(values.float()) if name in ("latents", "drafts") else values.reshape(len(values), 16, -1)
+
     partners = set()
     for position, own in enumerate(indices):
-        row, place = divmod(position, len(MODES))
-        name = list(MODES)[place]
         sources = {}
-        for kind in ("tokens", "codes", "uncertainty", "draft"):
-            key = kind if kind == "tokens" else f"{kind} {name}"
-            values = found[key][position if kind == "tokens" else row].reshape(16, -1)
-            pictures = given[key][:: len(MODES)] if kind == "tokens" else given[key]
+        for name, given in FEATURES.named().items():
+            values, pictures = by_token(name, found[name])[position], by_token(name, given)
             # Which pictures each token could be of: [16, SAMPLES].
-            sources[kind] = (values[:, None] == pictures.reshape(SAMPLES, 16, -1).transpose(0, 1)).all(-1)
-            assert sources[kind].any(-1).all()
-        owned = sources["tokens"][:, own]
-        (partner,) = sources["tokens"][~owned].all(0).nonzero().flatten().tolist()
+            sources[name] = (values[:, None] == pictures.transpose(0, 1)).all(-1)
+            assert sources[name].any(-1).all()
+        owned = sources["latents"][:, own]
+        (partner,) = sources["latents"][~owned].all(0).nonzero().flatten().tolist()
         assert 0 < owned.sum() < 16
         for matches in sources.values():
             assert matches[owned, own].all()
@@ -230,12 +271,6 @@ def test_any_part_of_a_batch_is_the_same_alone(make_task, sample_generators):
 def test_a_batch_that_cannot_be_shared_out_is_refused(task, make_batch):
     with pytest.raises(SoftDecodeError, match="multiple of 3 samples, got 4"):
         make_batch(task, 4)
-
-
-def test_without_splicing_samples_are_whole_and_without_a_draft_there_is_none(make_task, make_batch):
-    batch = make_batch(make_task(draft=True))
-    assert torch.equal(batch["draft soft"], pack(FEATURES.drafts[1:6:3].float()))
-    assert not [name for name in make_batch(make_task()) if name.startswith("draft")]
 
 
 def test_the_draft_is_trained_and_seen(make_task, gradients, make_batch):
@@ -299,7 +334,7 @@ def test_the_loss_falls_and_the_condition_matters(make_task, tmp_path, make_batc
     train(task, config, tmp_path, job={})
     with torch.no_grad():
         after = task(many, 0)["loss"]
-        others = {name: value.roll(1, 0) for name, value in many.items() if name not in ("tokens", "noise", "times")}
+        others = {name: value.roll(1, 0) for name, value in many.items() if name not in ("latents", "noise", "times")}
         shuffled = task(many | others, 0)["loss"]
     assert others
     assert after < 0.8 * before

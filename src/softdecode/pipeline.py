@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from softdecode.base import load_base
-from softdecode.calibration import proxy_distribution
 from softdecode.decoder import DistributionDecoder
 from softdecode.default_decoder import default_decoder
 from softdecode.device import resolve_device
+from softdecode.encoded import encoded_distribution
 from softdecode.errors import SoftDecodeError
 from softdecode.images import from_pil, to_uint8
 from softdecode.mapping import TokenDistribution
@@ -249,17 +249,18 @@ class SoftDecodePipeline(DiffusionPipeline):
         )
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> TokenDistribution:
-        """The calibrated proxy distribution of images [B, 3, H, W] in [-1, 1], as in training."""
+    def encode(self, images: Tensor, prompts: Sequence[str] | None = None) -> TokenDistribution:
+        """The distribution of images [B, 3, H, W] in [-1, 1], as in training; see `encoded_distribution`."""
         self._enter("vlm")
         tokenizer = self.vlm.tokenizer
-        return proxy_distribution(tokenizer.features(images), tokenizer.codebook, self.decoder.calibration)
+        return encoded_distribution(tokenizer.features(images), tokenizer, self.decoder, vlm=self.vlm, prompts=prompts)
 
     @torch.no_grad()
     def reconstruct(
         self,
         images: Sequence[Image.Image] | Tensor,
         *,
+        prompts: Sequence[str] | None = None,
         seed: int | Sequence[int] = 0,
         num_inference_steps: int | None = None,
         output_type: OutputType = "pil",
@@ -269,11 +270,12 @@ class SoftDecodePipeline(DiffusionPipeline):
 
         Args:
             images: RGB images of the tokenizer's size, or a tensor [B, 3, H, W] in [-1, 1].
+            prompts: what they show, for decoders that were trained on the VLM's own beliefs; others have no use for it.
         """
         check_output_type(output_type)
         batch = images if isinstance(images, Tensor) else torch.stack([from_pil(image) for image in images])
         seeds = list(range(seed, seed + len(batch))) if isinstance(seed, int) else list(seed)
-        distribution = self.encode(batch)
+        distribution = self.encode(batch, prompts)
         vq_images = self.decode_vq(distribution)
         decoded = self.decode(
             distribution,

@@ -28,6 +28,8 @@ class Reconstruct:
     """Picture files of the tokenizer's size (the embedded one's is 64×64)."""
     output: Path = Path("outputs/reconstruct")
     """Folder for the pictures."""
+    prompts: tuple[str, ...] = ()
+    """What each picture shows, for decoders that were trained on the VLM's own beliefs."""
     resize: bool = False
     """Resize and centre-crop pictures of another size."""
     seed: int = 0
@@ -43,6 +45,11 @@ class Reconstruct:
         if not self.images:
             raise SoftDecodeError("no picture given; name at least one file")
         names = [path.stem for path in self.images]
+        if self.prompts and len(self.prompts) != len(names):
+            raise SoftDecodeError(
+                f"{len(self.images)} pictures need as many --prompts, or none, got {len(self.prompts)}"
+            )
+        names = [path.stem for path in self.images]
         doubles = {name for name in names if names.count(name) > 1}
         if doubles:
             raise SoftDecodeError(
@@ -54,6 +61,7 @@ class Reconstruct:
         with progress_bars(self.json) as bars:
             result = pipe.reconstruct(
                 batch,
+                prompts=self.prompts or None,
                 seed=self.seed,
                 num_inference_steps=self.steps,
                 on_progress=lambda _s, d, t: bars("denoising", d, t),
@@ -63,6 +71,7 @@ class Reconstruct:
         record = {
             "command": "reconstruct",
             "images": [str(path) for path in self.images],
+            "prompts": list(self.prompts),
             "resize": self.resize,
             "seeds": list(range(self.seed, self.seed + len(names))),
             "steps": self.steps or pipe.decoder.config.steps,

@@ -46,10 +46,7 @@ class Reconstruct:
             raise SoftDecodeError("no picture given; name at least one file")
         names = [path.stem for path in self.images]
         if self.prompts and len(self.prompts) != len(names):
-            raise SoftDecodeError(
-                f"{len(self.images)} pictures need as many --prompts, or none, got {len(self.prompts)}"
-            )
-        names = [path.stem for path in self.images]
+            raise SoftDecodeError(f"{len(names)} pictures need as many --prompts, or none, got {len(self.prompts)}")
         doubles = {name for name in names if names.count(name) > 1}
         if doubles:
             raise SoftDecodeError(

@@ -97,7 +97,9 @@ def _files_below(root: Path) -> list[str]:
     for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
         real = Path(folder).resolve()
         if real in visited:
-            raise SoftDecodeError(f"{folder} is a link to a folder that is also elsewhere below {root}; remove the link")
+            raise SoftDecodeError(
+                f"{folder} is a link to a folder that is also elsewhere below {root}; remove the link"
+            )
         visited.add(real)
         below[:] = [name for name in below if not name.startswith(".")]
         relative = Path(folder).relative_to(root)

@@ -9,9 +9,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
-) -> Iterator[Result]:
+def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """Like `map`, with up to four items a thread under way at once; one thread means none besides the caller's.
 
     Reading files, hashing and Pillow's decoding release Python's lock, so threads are enough.

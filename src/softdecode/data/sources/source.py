@@ -2,8 +2,9 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from softdecode.seeds import generator_for
 
 class PictureSource(ABC):
     """Pictures with captions, read in a fixed order by `samples`, or shuffled without end by `stream`."""
+
+    shuffling: Mapping[str, int] = MappingProxyType({})
+    """Settings besides the seed that decide the order of the stream."""
 
     def __init__(self, transform: PictureTransform, *, threads: int = 1) -> None:
         """Keep how pictures are decoded, and by how many threads: they change the speed, not the result."""

@@ -39,7 +39,7 @@ class PictureStream(Iterator[Sample]):
         if not 0 <= rank < world:
             raise SoftDecodeError(f"rank {rank} of {world} processes was asked for; expected 0 to {world - 1}")
         self._source, self._corrupt = source, corrupt
-        self._made_of = {"source": source.identity, "seed": seed, "rank": rank, "world": world}
+        self._made_of = {"source": source.identity, "seed": seed, "rank": rank, "world": world, **source.shuffling}
         self._cursor, self._position, self._number = None, 0, 0
         if state is not None:
             self._check(state)

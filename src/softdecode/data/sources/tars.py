@@ -54,6 +54,7 @@ class TarSource(PictureSource):
             raise SoftDecodeError(f"{shards_at_once} shards at once were asked for; expected 1 or more")
         self.shards = find_shards(shards)
         self.shards_at_once = min(shards_at_once, len(self.shards))
+        self.shuffling = {"shards_at_once": self.shards_at_once}
         self._cache = cache
         self._index = lru_cache(maxsize=2 * self.shards_at_once)(index_tar)
         self._counts: dict[Path, int] = {}

@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> None:
         type(default), f"train {kind}", [*options, *rest], default=default, config=(tyro.conf.AvoidSubcommands,)
     )
     job.run()
+    job.processes.wait_for_everyone()  # the main process is still writing
+    job.processes.destroy_process_group()
 
 
 def _take(arguments: list[str], name: str) -> str | None:

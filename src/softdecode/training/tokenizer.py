@@ -17,7 +17,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 from softdecode.errors import SoftDecodeError
 from softdecode.images import to_unit_range
 from softdecode.training.augment import augment
-from softdecode.training.loop import Task
+from softdecode.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,7 @@ def round_codes(model: JanusVQVAE) -> None:
 class TokenizerTask(Task):
     """Trains a JanusVQVAE on pictures [M, 3, H, W] uint8."""
 
+    whole_batches = True  # codes follow all features of a step, and pictures are pasted into each other
     code_counts: Tensor
     code_sums: Tensor
     recent_features: Tensor
@@ -103,6 +104,9 @@ class TokenizerTask(Task):
         self.register_buffer("code_counts", torch.ones(len(codes)))
         self.register_buffer("code_sums", codes.detach().clone())
         self.register_buffer("recent_features", codes.detach().clone())
+
+    def moved_tensors(self) -> dict[str, Tensor]:
+        return {**dict(self.named_buffers(recurse=False)), "codes": self.model.quantize.embedding.weight}
 
     def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         images = to_unit_range(augment(self.images[indices], generators))

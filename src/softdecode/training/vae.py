@@ -11,7 +11,7 @@ from torch import Tensor
 from softdecode.errors import SoftDecodeError
 from softdecode.images import to_unit_range
 from softdecode.training.augment import augment
-from softdecode.training.loop import Task
+from softdecode.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 
+from softdecode.base import DecoderBase
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditioningMode
 from softdecode.decoder import DistributionDecoder
@@ -74,15 +75,20 @@ class DecoderJob(Job):
         vlm = JanusModel.from_pretrained(self.vlm)
         vae = load_pretrained(AutoencoderKL, self.vae)
         cache = self.data.expanduser()
-        features = encode(data.images, vlm.tokenizer, vae, views=self.views, seed=self.loop.seed, cache=cache)
+        with self.processes.main_process_first():  # it encodes, the others read what it has cached
+            features = encode(data.images, vlm.tokenizer, vae, views=self.views, seed=self.loop.seed, cache=cache)
         torch.manual_seed(self.loop.seed)
         decoders = self._decoders(vlm, vae)
         if self.initial is not None:
             _start_from(decoders, self.initial)
         task = DecoderTask(decoders, features, splice=self.splice)
         self.train(task, data)
+        if self.processes.is_main_process:
+            self._save(task.base, decoders)
+
+    def _save(self, base: DecoderBase, decoders: Mapping[str, DistributionDecoder]) -> None:
         with atomic_folder(self.output / "model") as folder:
-            save_quietly(task.base.cpu().transformer, folder / "base" / "transformer")
+            save_quietly(base.cpu().transformer, folder / "base" / "transformer")
             shutil.copytree(self.vae, folder / "base" / "vae")
             for name, decoder in decoders.items():
                 decoder.save_pretrained(folder / "decoders" / name, _card(name, decoder), dtype=torch.float32)

@@ -28,6 +28,8 @@ class TokenizerJob(Job):
             trained = load_pretrained(JanusVQVAE, self.initial)
             load_strictly(model.state_dict(), trained.state_dict(), str(self.initial))
         self.train(TokenizerTask(model, data.images, self.model), data)
+        if not self.processes.is_main_process:
+            return
         round_codes(model)
         with atomic_folder(self.output / "model") as folder:
             save_quietly(model.cpu(), folder)

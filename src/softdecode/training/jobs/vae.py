@@ -26,6 +26,8 @@ class VaeJob(Job):
             trained = load_pretrained(AutoencoderKL, self.initial)
             load_strictly(model.state_dict(), trained.state_dict(), str(self.initial))
         self.train(VaeTask(model, data.images, self.model), data)
+        if not self.processes.is_main_process:
+            return
         set_latent_scale(model.cpu(), data.images[:: max(1, len(data) // 1024)])
         with atomic_folder(self.output / "model") as folder:
             save_quietly(model, folder)

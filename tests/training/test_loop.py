@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -11,10 +10,12 @@ import torch
 from torch import nn
 
 from softdecode.errors import SoftDecodeError
-from softdecode.training.checkpoint import MovingAverage, load_checkpoint
+from softdecode.files import read_tensors
+from softdecode.training.average import MovingAverage
+from softdecode.training.checkpoint import latest_checkpoint
 from softdecode.training.config import LoopConfig
-from softdecode.training.loop import Task, sample_order, train
-from softdecode.training.optimizer import build_optimizers
+from softdecode.training.loop import sample_order, train
+from softdecode.training.task import Task
 
 _CLOCK = {"samples_per_second", "seconds", "resumed_at"}  # the only part of a log that time decides
 SAMPLES = 7
@@ -45,6 +46,9 @@ class Regression(Task):
         error = self.network(batch["x"]).float() - batch["y"]
         self.visits[batch["indices"]] += 1  # a duplicate index counts once: any rule will do
         return {"loss": error.square().mean(), "l1": error.abs().mean()}
+
+    def moved_tensors(self):
+        return {"visits": self.visits}
 
     def after_step(self, step, generator):
         self.visits += torch.rand(SAMPLES, generator=generator)
@@ -185,7 +189,9 @@ def test_the_run_is_recorded(tmp_path):
 def test_logging_and_checkpoints_come_at_their_intervals_and_at_the_end(tmp_path):
     run(tmp_path, settings(steps=5, log_every=2, checkpoint_every=4))
     assert [line["step"] for line in log(tmp_path)] == [2, 4, 5]
-    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text()) == {"step": 5, "average_updates": 5}
+    assert [folder.name for folder in (tmp_path / "checkpoint").iterdir()] == ["step-00000005"]
+    record = json.loads((tmp_path / "checkpoint" / "step-00000005" / "state.json").read_text())
+    assert (record["step"], record["average_updates"], record["data"]) == (5, 5, [{}])
 
 
 def test_a_run_is_never_overwritten(tmp_path):
@@ -219,28 +225,32 @@ def truncate(path):
     path.write_bytes(whole[: len(whole) // 2])
 
 
-@pytest.mark.parametrize("name", ["module.safetensors", "optimizer.pt", "average.safetensors", "state.json"])
+@pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.safetensors", "average.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", [truncate, lambda path: path.unlink()], ids=["truncated", "missing"])
 def test_a_damaged_checkpoint_is_refused(tmp_path, name, damage):
     run(tmp_path, settings())
-    damage(tmp_path / "checkpoint" / name)
+    damage(latest_checkpoint(tmp_path) / name)
     with pytest.raises(SoftDecodeError):
         run(tmp_path, settings(steps=8), resume=True)
 
 
-def test_a_checkpoint_replaces_the_one_before_only_when_whole(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_can_be_resumed(tmp_path, monkeypatch):
+    straight = run(tmp_path / "straight", settings())
+    folder = tmp_path / "pieces"
     with pytest.raises(Interrupted):
-        run(tmp_path, settings(), task=InterruptedRegression(3))
-    before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoint").iterdir()}
+        run(folder, settings(), task=InterruptedRegression(3))
+    before = {path.name: path.read_bytes() for path in latest_checkpoint(folder).iterdir()}
 
-    def full(*_args):
+    def full(*_args, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("softdecode.training.checkpoint.write_tensors", full)
-    with pytest.raises(SoftDecodeError, match="No space left on device"):
-        run(tmp_path, settings(), resume=True)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoint").iterdir()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "log.jsonl", "run.json"]
+    with monkeypatch.context() as patched:
+        patched.setattr("softdecode.files.save_file", full)
+        with pytest.raises(SoftDecodeError, match="No space left on device"):
+            run(folder, settings(), resume=True)
+    assert {path.name: path.read_bytes() for path in latest_checkpoint(folder).iterdir()} == before
+    assert [path.name for path in (folder / "checkpoint").iterdir()] == ["step-00000003"]
+    assert_same_state(state(run(folder, settings(), resume=True)), state(straight))
 
 
 # --- what is trained ----------------------------------------------------------------------------------------------
@@ -254,14 +264,21 @@ def test_frozen_parameters_stay(tmp_path):
 
 def test_the_average_is_what_is_left_in_the_task(tmp_path):
     task = run(tmp_path, settings())
-    folder = shutil.copytree(tmp_path, tmp_path / "copy")
-    raw = Regression()
-    average = MovingAverage(raw, 0.9)
-    optimizer = build_optimizers("adamw", raw.parameters(), [], learning_rate=0.1, betas=(0.9, 0.99), weight_decay=0.0)
-    assert load_checkpoint(folder, raw, optimizer, average) == 6
-    assert torch.equal(task.network[0].weight, average.values["network.0.weight"])
-    assert not torch.equal(task.network[0].weight, raw.network[0].weight), "the checkpoint keeps the raw weights"
+    folder = latest_checkpoint(tmp_path)
+    raw, _ = read_tensors(folder / "trained.safetensors")
+    average, _ = read_tensors(folder / "average.safetensors")
+    assert torch.equal(task.network[0].weight, average["network.0.weight"])
+    assert not torch.equal(task.network[0].weight, raw["network.0.weight"]), "the checkpoint keeps the raw weights"
     assert not task.training
+
+
+def test_a_checkpoint_holds_what_training_changes_and_nothing_else(tmp_path):
+    run(tmp_path, settings())
+    weights, _ = read_tensors(latest_checkpoint(tmp_path) / "trained.safetensors")
+    network = {f"network.{name}" for name in Regression().network.state_dict()}
+    assert weights.keys() == network | {"visits"}, "the frozen parameter is not in it"
+    average, _ = read_tensors(latest_checkpoint(tmp_path) / "average.safetensors")
+    assert average.keys() == network
 
 
 def test_weight_decay_is_on_matrices_only(tmp_path):
@@ -290,9 +307,10 @@ def test_a_first_step_is_adamws(tmp_path):
 def test_gradients_are_clipped_to_their_common_length(tmp_path, limit):
     config = settings(steps=1, max_grad_norm=limit, betas=(0.75, 0.9))
     run(tmp_path, config)
-    moments = torch.load(tmp_path / "checkpoint" / "optimizer.pt", weights_only=True)["AdamW"]["state"].values()
+    moments, _ = read_tensors(latest_checkpoint(tmp_path) / "optimizer.safetensors")
     # After one step the first moment is (1 - beta) of the gradient that was used.
-    used = torch.cat([moment["exp_avg"].flatten() for moment in moments]).norm().item() / 0.25
+    first = [value.flatten() for name, value in moments.items() if name.startswith("AdamW/exp_avg/")]
+    used = torch.cat(first).norm().item() / 0.25
     before = log(tmp_path)[0]["grad_norm"]
     assert before > 0.1
     assert used == pytest.approx(min(before, limit), rel=1e-4)
@@ -342,7 +360,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(tmp_
     assert [line["step"] for line in log(tmp_path)] == [1, 2, 3]
     assert all(torch.isfinite(parameter).all() for parameter in task.parameters())
     # The last whole checkpoint is that of the step before: the run can be resumed.
-    assert json.loads((tmp_path / "checkpoint" / "state.json").read_text())["step"] == 3
+    assert latest_checkpoint(tmp_path).name == "step-00000003"
     straight = run(tmp_path / "straight", settings())
     assert_same_state(state(run(tmp_path, settings(), resume=True)), state(straight))
 

@@ -1,7 +1,5 @@
 """The optimisers: who gets which parameter, Muon's update against its definition, and what is stored of them."""
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -85,21 +83,36 @@ def test_states_are_restored(model):
     give_gradients(model)
     first.step()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    state = copy.deepcopy(first.state_dict())
+    state = {name: value.clone() for name, value in first.named_state(dict(model.named_parameters()))}
     give_gradients(model, seed=2)
     first.step()
     expected = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(weights)
     second = build("muon", model)
-    second.load_state_dict(state)
+    second.load_named_state(state, dict(model.named_parameters()), "here")
     give_gradients(model, seed=2)
     second.step()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 
 def test_the_state_of_other_optimisers_is_refused(model):
-    with pytest.raises(ValueError, match=r"AdamW.*Muon"):
-        build("muon", model).load_state_dict(build("adamw", model).state_dict())
+    named = dict(model.named_parameters())
+    for owner, reader in (("adamw", "muon"), ("muon", "adamw")):
+        optimizer = build(owner, model)
+        give_gradients(model)
+        optimizer.step()
+        with pytest.raises(SoftDecodeError, match=r"here is of another model or optimiser"):
+            build(reader, model).load_named_state(dict(optimizer.named_state(named)), named, "here")
+
+
+def test_the_state_of_other_shapes_is_refused(model):
+    optimizer = build("adamw", model)
+    give_gradients(model)
+    optimizer.step()
+    named = dict(model.named_parameters())
+    state = {name: value[:2] if value.ndim else value for name, value in optimizer.named_state(named)}
+    with pytest.raises(SoftDecodeError, match="here is of another model"):
+        build("adamw", model).load_named_state(state, named, "here")
 
 
 def test_muon_without_matrices_or_without_torchs_own_is_refused(model, monkeypatch):

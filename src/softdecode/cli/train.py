@@ -11,7 +11,7 @@ from softdecode.cli.options import parse_with
 from softdecode.errors import SoftDecodeError
 from softdecode.training.presets import PRESETS
 
-_JOBS = ("tokenizer", "vae", "vlm", "decoder")
+_JOBS = ("tokenizer", "vae", "vlm", "vq-decoder", "decoder")
 _USAGE = f"""usage: softdecode train {{{",".join(_JOBS)}}} [--preset {{{",".join(PRESETS)}}}] [--config FILE] [options]
 
 Train one part of the stack. The preset sets every option, a YAML file of options changes some, and options on the
@@ -29,12 +29,16 @@ def main(arguments: list[str]) -> None:
     config = _take(rest, "--config")
     if preset not in PRESETS:
         raise SoftDecodeError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
+    if kind not in PRESETS[preset]:
+        raise SoftDecodeError(f"the preset {preset} has no job {kind}; it has {', '.join(PRESETS[preset])}")
     default = PRESETS[preset][kind]()
     options = list(_as_options(_read_config(config))) if config else []
     job = parse_with(
         type(default), f"train {kind}", [*options, *rest], default=default, config=(tyro.conf.AvoidSubcommands,)
     )
     job.run()
+    job.processes.wait_for_everyone()  # the main process is still writing
+    job.processes.destroy_process_group()
 
 
 def _take(arguments: list[str], name: str) -> str | None:

@@ -1,73 +1,110 @@
-"""Checkpoints of a training run: trained weights, their moving average, optimiser state, step."""
+"""Checkpoints of a training run: what it trains, the moving average, the optimisers' state, its place in the data.
 
+The format is the same however the run is spread over processes: whole tensors by name, in safetensors files. Frozen
+weights are not in it. Each checkpoint is a folder of its own that appears by a single renaming, and the ones before go
+only then, so that whenever a process is killed a whole one is there.
+"""
+
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-from torch import Tensor, nn
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
-from softdecode.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
+from softdecode.files import atomic_folder, check_fit, read_json, read_tensors, write_json, write_tensors
+from softdecode.training.average import MovingAverage, trained_parameters
+from softdecode.training.guard import LossGuard
 from softdecode.training.optimizer import Optimizers
+from softdecode.training.sharding import copy_whole, gathered
+from softdecode.training.task import Task
+
+_STATE = {"step", "average_updates", "loss_mean", "loss_count", "data"}
 
 
-class MovingAverage:
-    """Exponential moving average of a module's trained parameters, kept in float32."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What of a run its checkpoints hold."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.values: dict[str, Tensor] = {n: p.detach().clone() for n, p in _trained(module).items()}
+    task: Task
+    optimizer: Optimizers
+    average: MovingAverage
+    guard: LossGuard
 
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move towards the current weights; early on the average follows faster, so that it forgets the start."""
-        self.updates += 1
-        decay = min(self.decay, self.updates / (self.updates + 10))
-        for name, parameter in _trained(module).items():
-            self.values[name].lerp_(parameter, 1 - decay)
-
-    @torch.no_grad()
-    def copy_to(self, module: nn.Module) -> None:
-        """Overwrite the module's trained parameters with their average."""
-        for name, parameter in _trained(module).items():
-            parameter.copy_(self.values[name])
+    def weights(self) -> dict[str, Tensor]:
+        """Trained parameters, and what else training moves."""
+        return {**trained_parameters(self.task), **self.task.moved_tensors()}
 
 
-def save_checkpoint(output: Path, step: int, module: nn.Module, optimizer: Optimizers, average: MovingAverage) -> None:
-    """Write `output/checkpoint`, replacing the one before only when whole."""
-    with atomic_folder(output / "checkpoint") as folder:
-        save_model(module, str(folder / "module.safetensors"))
-        write_tensors(folder / "average.safetensors", average.values)
-        torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-        write_json(folder / "state.json", {"step": step, "average_updates": average.updates})
+def latest_checkpoint(output: Path) -> Path | None:
+    """The folder of the run's newest checkpoint."""
+    return max((output / "checkpoint").glob("step-*"), default=None)
 
 
-def load_checkpoint(output: Path, module: nn.Module, optimizer: Optimizers, average: MovingAverage) -> int:
-    """Restore a run from `output/checkpoint` and return the number of steps done.
+def save_checkpoint(output: Path, step: int, run: Run, accelerator: Accelerator) -> None:
+    """Write `output/checkpoint/step-NNNNNNNN`, then remove the ones before. Every process takes part, one writes.
 
     Raises:
-        SoftDecodeError: there is no checkpoint, or it is of another model.
+        SoftDecodeError: it cannot be written; the checkpoint before is still there.
     """
-    folder = output / "checkpoint"
-    if not folder.is_dir():
+    main = accelerator.is_main_process
+    weights = gathered(run.weights().items(), keep=main)
+    average = gathered(run.average.values.items(), keep=main)
+    moments = gathered(run.optimizer.named_state(trained_parameters(run.task)), keep=main)
+    data = gather_object([run.task.data_state()])
+    if not main:
+        return
+    older = list((output / "checkpoint").glob("step-*"))
+    with atomic_folder(output / "checkpoint" / f"step-{step:08d}") as folder:
+        write_tensors(folder / "trained.safetensors", weights)
+        write_tensors(folder / "average.safetensors", average)
+        write_tensors(folder / "optimizer.safetensors", moments)
+        state = {"step": step, "average_updates": run.average.updates}
+        state |= {"loss_mean": run.guard.mean, "loss_count": run.guard.count, "data": data}
+        write_json(folder / "state.json", state)
+    for folder in older + list((output / "checkpoint").glob(".step-*")):  # hidden: what a killed process left
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def load_checkpoint(output: Path, run: Run, accelerator: Accelerator) -> int:
+    """Restore a run from its newest checkpoint and return the number of steps done.
+
+    Raises:
+        SoftDecodeError: there is none, it is damaged or of another model, or its data was shared out otherwise.
+    """
+    folder = latest_checkpoint(output)
+    if folder is None:
         raise SoftDecodeError(f"{output} holds no checkpoint to resume from; start the run without resuming")
     state = read_json(folder / "state.json")
-    try:
-        load_model(module, str(folder / "module.safetensors"), strict=True)
-        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-    except (RuntimeError, ValueError, KeyError, OSError, EOFError, SafetensorError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())
-        raise SoftDecodeError(f"{folder} is damaged or of another model: {reason}") from error
-    values, _ = read_tensors(folder / "average.safetensors")
-    if values.keys() != average.values.keys():
-        raise SoftDecodeError(f"{folder} is of another model: its moving average has other weights")
-    average.values = {name: value.to(average.values[name].device) for name, value in values.items()}
-    average.updates = state["average_updates"]
+    if not isinstance(state, dict) or state.keys() != _STATE:
+        raise SoftDecodeError(f"{folder / 'state.json'} is damaged: it must have {', '.join(sorted(_STATE))}")
+    for name, targets in (("trained", run.weights()), ("average", run.average.values)):
+        values, _ = read_tensors(folder / f"{name}.safetensors")
+        check_fit(
+            {key: value.shape for key, value in targets.items()},
+            {key: value.shape for key, value in values.items()},
+            f"{folder / name}.safetensors, of another model:",
+        )
+        for key, target in targets.items():
+            copy_whole(target, values[key])
+    moments, _ = read_tensors(folder / "optimizer.safetensors")
+    run.optimizer.load_named_state(moments, trained_parameters(run.task), str(folder / "optimizer.safetensors"))
+    run.average.updates = int(state["average_updates"])
+    run.guard.mean, run.guard.count = float(state["loss_mean"]), int(state["loss_count"])
+    run.task.load_data_state(_own_data(state["data"], accelerator, folder))
     return int(state["step"])
 
 
-def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+def _own_data(states: list[dict[str, Any]], accelerator: Accelerator, folder: Path) -> dict[str, Any]:
+    """This process's place in its data."""
+    if not any(states):  # the sample indices say it all, and they do not depend on the processes
+        return {}
+    if len(states) != accelerator.num_processes:
+        raise SoftDecodeError(
+            f"{folder} is of a run whose data is streamed to {len(states)} processes; resume it with as many, "
+            f"not with {accelerator.num_processes}"
+        )
+    return states[accelerator.process_index]

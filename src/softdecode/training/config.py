@@ -1,5 +1,6 @@
 """Settings that every training job shares."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,21 +15,32 @@ class LoopConfig:
     steps: int
     """Optimiser steps in total; a resumed run goes on to this number."""
     batch_size: int = 32
-    """Samples in one optimiser step."""
+    """Samples in one optimiser step, over all processes and micro-batches."""
+    gradient_accumulation: int = 1
+    """Micro-batches that each process's share of a step is cut into, one after the other; spares memory."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """How several processes train together: ddp keeps the whole model on each, fsdp2 shares out weights, moving average
+    and optimiser state. On one process it makes no difference."""
+    checkpoint_activations: bool = False
+    """Compute the activations inside transformer blocks again in the backward pass rather than keep them."""
     optimizer: OptimizerName = "adamw"
     """adamw, or muon: Muon for the matrices inside transformer blocks and AdamW for everything else."""
     learning_rate: float = 3e-4
     """Peak learning rate."""
     warmup_steps: int = 200
     """Steps of linear warm-up from zero."""
+    schedule: Literal["constant-sqrt-decay", "cosine", "constant"] = "constant-sqrt-decay"
+    """The rate after warm-up: constant and then falling to zero as 1 - sqrt; half a cosine to zero; or constant."""
     decay_fraction: float = 0.3
-    """Last part of the steps, in [0, 1], in which the rate falls to zero; before it the rate is constant."""
+    """Of constant-sqrt-decay: the last part of the steps, in [0, 1], in which the rate falls to zero."""
     weight_decay: float = 0.01
     """Decoupled weight decay, on matrices and kernels only."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's moment decays."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm."""
+    max_loss_ratio: float = 0.0
+    """Stop when the loss, after warm-up, exceeds its running mean so many times; above 1, or 0 to never stop."""
     ema_decay: float = 0.999
     """Decay of the moving average of the trained weights, in [0, 1); the average is what is exported."""
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -43,11 +55,18 @@ class LoopConfig:
     """Steps between log lines."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
+    preview_every: int = 0
+    """Steps between previews, made with the averaged weights; 0 makes none."""
+    trackers: tuple[str, ...] = ()
+    """Trackers that are told what the log is told, by accelerate's names: tensorboard, wandb and others."""
 
     def __post_init__(self) -> None:
         limits = {
             "steps": self.steps >= 1,
             "batch_size": self.batch_size >= 1,
+            "gradient_accumulation": self.gradient_accumulation >= 1,
+            "max_loss_ratio": self.max_loss_ratio == 0 or 1 < self.max_loss_ratio < math.inf,
+            "preview_every": self.preview_every >= 0,
             "learning_rate": self.learning_rate > 0,
             "warmup_steps": self.warmup_steps >= 0,
             "decay_fraction": 0 <= self.decay_fraction <= 1,
@@ -64,13 +83,18 @@ class LoopConfig:
             )
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of optimiser step `step`, counted from 0: warm-up, constant, then 1 - sqrt decay.
+        """The learning rate of optimiser step `step`, counted from 0: warm-up, then as `schedule` says.
 
-        A constant stretch lets a finished run be continued with more steps; the decay's shape is that of
+        A constant stretch lets a finished run be continued with more steps; the shape of its decay is that of
         Hägele et al. 2024 (arXiv 2405.18392).
         """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.learning_rate
+        if self.schedule == "cosine":
+            done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+            return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
         decay_steps = self.decay_fraction * self.steps
         done = (step - (self.steps - decay_steps)) / max(decay_steps, 1)
         return self.learning_rate * (1 - max(done, 0) ** 0.5)

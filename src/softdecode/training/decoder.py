@@ -22,7 +22,7 @@ from softdecode.latents import pack
 from softdecode.mapping import TokenDistribution, hard_distribution
 from softdecode.training.augment import splice_masks
 from softdecode.training.features import FeatureRows, Features
-from softdecode.training.loop import Task
+from softdecode.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +89,18 @@ class DecoderTask(Task):
         if splice and self.samples < 2:
             raise SoftDecodeError("splicing needs at least 2 training pictures; train without it")
 
-    def compile_blocks(self) -> None:
-        self.base.transformer.compile_repeated_blocks()
+    def blocks(self) -> list[nn.Module]:
+        transformer = self.base.transformer
+        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+
+    def checkpoint_activations(self) -> None:
+        self.base.transformer.enable_gradient_checkpointing()
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Those of attention and feed-forward; the modulation's, which see the time only, are left to AdamW."""
-        transformer = self.base.transformer
-        blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-        return [p for block in blocks for name, p in block.named_parameters() if p.ndim == 2 and "norm" not in name]
+        return [
+            p for block in self.blocks() for name, p in block.named_parameters() if p.ndim == 2 and "norm" not in name
+        ]
 
     def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         count = len(self.decoders)

@@ -1,59 +1,25 @@
-"""The training loop: moving average, checkpoints that resume exactly, a JSONL log."""
+"""The training loop, on one process or many: data order, steps, moving average, checkpoints that resume exactly."""
 
-import json
-import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from accelerate import Accelerator
+from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
-from softdecode.files import write_json
-from softdecode.provenance import provenance
-from softdecode.seeds import derive_seed, generator_for
-from softdecode.training.checkpoint import MovingAverage, load_checkpoint, save_checkpoint
+from softdecode.seeds import generator_for
+from softdecode.training.average import MovingAverage
+from softdecode.training.checkpoint import Run, latest_checkpoint, load_checkpoint, save_checkpoint
 from softdecode.training.config import LoopConfig
-from softdecode.training.optimizer import Optimizers, build_optimizers
-
-
-class Task(nn.Module):
-    """One thing to train: its parameters, its data and its loss.
-
-    Everything random in a step comes from the generators that the step is given, so that a resumed run repeats the
-    numbers of an uninterrupted one. Each sample has a generator of its own, so that it is the same in whichever part of
-    the batch, on whichever process, it is made.
-    """
-
-    samples: int
-    """Number of samples in the training data."""
-
-    def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """The training batch of these sample indices [B] int64, augmented.
-
-        Args:
-            indices: a contiguous part of the step's batch, or all of it.
-            generators: B CPU generators, one for each sample.
-        """
-        raise NotImplementedError
-
-    def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        """Scalar losses by name; `loss` is what is minimised, the rest is logged."""
-        raise NotImplementedError
-
-    def compile_blocks(self) -> None:
-        """Compile the repeated blocks in place, where the task has any; called once, if the config asks for it."""
-
-    def hidden_matrices(self) -> list[nn.Parameter]:
-        """The 2-D weights inside transformer blocks, which the optimiser muon takes; none where there are no blocks."""
-        return []
-
-    def after_step(self, step: int, generator: torch.Generator) -> None:
-        """Work between optimiser steps that is no gradient step."""
+from softdecode.training.gradients import compute_gradients
+from softdecode.training.guard import LossGuard
+from softdecode.training.journal import Journal
+from softdecode.training.optimizer import build_optimizers
+from softdecode.training.parallel import Alone, parallelise
+from softdecode.training.processes import build_accelerator
+from softdecode.training.task import Task
 
 
 def sample_order(samples: int, batch_size: int, seed: int, start: int, stop: int) -> Iterator[Tensor]:
@@ -69,22 +35,40 @@ def sample_order(samples: int, batch_size: int, seed: int, start: int, stop: int
         yield torch.stack(wanted)
 
 
-def train(task: Task, config: LoopConfig, output: Path, *, job: dict[str, Any], resume: bool = False) -> None:
+def train(
+    task: Task,
+    config: LoopConfig,
+    output: Path,
+    *,
+    job: dict[str, Any],
+    resume: bool = False,
+    device: torch.device | None = None,
+) -> None:
     """Train `task` and leave its moving-average weights in it.
+
+    Where several processes were launched, each calls this with the same arguments; only the main one writes. After a
+    sharded run only the main process has the weights, on the CPU.
 
     Args:
         task: what to train; parameters with `requires_grad` are trained.
         config: how.
-        output: folder for `run.json`, `log.jsonl` and `checkpoint/`.
+        output: folder for `run.json`, `log.jsonl`, `checkpoint/` and `previews/`.
         job: the resolved settings of the whole job, stored in `run.json`.
         resume: go on from the checkpoint in `output`.
+        device: where to; the task's own where None. Of several processes each takes its own CUDA device.
 
     Raises:
-        SoftDecodeError: nothing to resume, a folder that already holds a run, or a loss that is not finite.
+        SoftDecodeError: nothing to resume, a folder that already holds a run, a batch that cannot be divided, or a loss
+            that is not finite or explodes.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    start = 0
+    if device is None:
+        device = torch.device(next(task.parameters()).device.type)
+    accelerator = build_accelerator(config, device, output)
+    if not resume and latest_checkpoint(output) is not None:
+        raise SoftDecodeError(f"{output} already holds a run; resume it, or choose another output folder")
+    parallel = _prepare(task, config, accelerator, device)
     optimizer = build_optimizers(
         config.optimizer,
         task.parameters(),
@@ -93,61 +77,48 @@ def train(task: Task, config: LoopConfig, output: Path, *, job: dict[str, Any], 
         betas=config.betas,
         weight_decay=config.weight_decay,
     )
-    average = MovingAverage(task, config.ema_decay)
-    if resume:
-        start = load_checkpoint(output, task, optimizer, average)
-    elif (output / "checkpoint").exists():
-        raise SoftDecodeError(f"{output} already holds a run; resume it, or choose another output folder")
-    write_json(output / "run.json", {"job": job, "loop": asdict(config), "provenance": provenance()})
-    task.train()
-    if config.compile:
-        task.compile_blocks()
-    began = time.perf_counter()
-    with open(output / "log.jsonl", "a", encoding="utf-8") as log:
-        for step, indices in enumerate(
-            sample_order(task.samples, config.batch_size, config.seed, start, config.steps), start
-        ):
-            generators = [generator_for("sample", config.seed, step, place) for place in range(config.batch_size)]
-            torch.manual_seed(derive_seed("global", config.seed, step))  # for dropout inside library modules
-            losses = _step(task, optimizer, config, step, indices, generators)
-            average.update(task)
-            task.after_step(step, generator_for("step", config.seed, step))
-            if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-                seconds = time.perf_counter() - began
-                rate = (step + 1 - start) * config.batch_size / seconds
-                record = {"samples_per_second": round(rate, 2), **losses}
-                print(
-                    json.dumps({"step": step + 1, "resumed_at": start, "seconds": round(seconds, 1), **record}),
-                    file=log,
-                    flush=True,
-                )
-                shown = " ".join(f"{name} {value:.4g}" for name, value in record.items())
-                print(f"step {step + 1}/{config.steps} {shown}", flush=True)
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                save_checkpoint(output, step + 1, task, optimizer, average)
-    average.copy_to(task)
+    run = Run(task=task, optimizer=optimizer, average=MovingAverage(task, config.ema_decay), guard=LossGuard(config))
+    start = load_checkpoint(output, run, accelerator) if resume else 0
+    journal = Journal(accelerator, config, output, job, start)
+    order = sample_order(task.samples, config.batch_size, config.seed, start, config.steps)
+    for step, indices in enumerate(order, start):
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate_at(step)
+        optimizer.zero_grad()
+        losses = compute_gradients(parallel, config, accelerator, step, indices)
+        run.guard.check(step, losses, indices, task)
+        optimizer.step()
+        run.average.update(task)
+        task.after_step(step, generator_for("step", config.seed, step))
+        done, last = step + 1, step + 1 == config.steps
+        if done % config.log_every == 0 or last:
+            journal.record(done, losses)
+        if done % config.checkpoint_every == 0 or last:
+            save_checkpoint(output, done, run, accelerator)
+        if config.preview_every and (done % config.preview_every == 0 or last):
+            _preview(done, parallel, run.average, journal, main=accelerator.is_main_process)
+    journal.close()
+    run.average.copy_to(task)
+    parallel.dissolve()
     task.eval()
 
 
-def _step(
-    task: Task,
-    optimizer: Optimizers,
-    config: LoopConfig,
-    step: int,
-    indices: Tensor,
-    generators: Sequence[torch.Generator],
-) -> dict[str, float]:
-    for group in optimizer.param_groups:
-        group["lr"] = config.rate_at(step)
-    device = next(task.parameters()).device
-    batch = {name: value.to(device) for name, value in task.batch(indices, generators).items()}
-    with torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext():
-        losses = task(batch, step)
-    optimizer.zero_grad()
-    losses["loss"].backward()
-    norm = nn.utils.clip_grad_norm_([p for p in task.parameters() if p.requires_grad], config.max_grad_norm)
-    values = {name: float(value.detach()) for name, value in losses.items()} | {"grad_norm": float(norm)}
-    if not all(math.isfinite(value) for value in values.values()):
-        raise SoftDecodeError(f"training diverged at step {step + 1}: {values}; samples {indices.tolist()}")
-    optimizer.step()
-    return values
+def _prepare(task: Task, config: LoopConfig, accelerator: Accelerator, device: torch.device) -> Alone:
+    """Blocks are compiled before they are sharded, so that a compiled block contains no exchange between processes."""
+    task.train()
+    if config.checkpoint_activations:
+        task.checkpoint_activations()
+    if config.compile:
+        task.compile_blocks()
+    return parallelise(task, config, accelerator, device)
+
+
+@torch.no_grad()
+def _preview(step: int, parallel: Alone, average: MovingAverage, journal: Journal, *, main: bool) -> None:
+    """Show what the averaged weights have learnt; the run goes on as if it had not been looked at."""
+    task = parallel.task
+    with average.in_place_of(task), parallel.previews(main) as wanted:
+        task.eval()
+        if wanted:
+            journal.show(step, task.preview(step))
+        task.train()

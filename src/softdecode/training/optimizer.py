@@ -1,12 +1,13 @@
 """The optimiser of a training run: AdamW alone, or Muon for a transformer's hidden matrices and AdamW for the rest."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from softdecode.errors import SoftDecodeError
+from softdecode.training.sharding import parted_like
 
 OptimizerName = Literal["adamw", "muon"]
 
@@ -30,20 +31,57 @@ class Optimizers:
         for member in self.members:
             member.step()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {type(member).__name__: member.state_dict() for member in self.members}
+    def named_state(self, parameters: Mapping[str, nn.Parameter]) -> Iterator[tuple[str, Tensor]]:
+        """Each parameter's state as tensors named `AdamW/exp_avg/the.parameter`, in an order that all processes share.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned.
+        Args:
+            parameters: what is trained, by name.
+        """
+        names = {id(parameter): name for name, parameter in parameters.items()}
+        for member in self.members:
+            for group in member.param_groups:
+                for parameter in group["params"]:
+                    for key, value in member.state.get(parameter, {}).items():
+                        yield f"{type(member).__name__}/{key}/{names[id(parameter)]}", value
+
+    def load_named_state(
+        self, tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], origin: str
+    ) -> None:
+        """Restore what `named_state` gave, whole tensors, however the parameters are sharded.
 
         Raises:
-            ValueError: the state is of other optimisers.
+            SoftDecodeError: the state is of other optimisers or parameters.
         """
-        expected = [type(member).__name__ for member in self.members]
-        if sorted(state) != sorted(expected):
-            raise ValueError(f"the state is of the optimisers {sorted(state)}, expected {sorted(expected)}")
+        states: dict[tuple[str, str], dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, key, parameter = name.split("/", 2)
+            states.setdefault((kind, parameter), {})[key] = tensor
+        names = {id(parameter): name for name, parameter in parameters.items()}
         for member in self.members:
-            member.load_state_dict(state[type(member).__name__])
+            listed = [parameter for group in member.param_groups for parameter in group["params"]]
+            restored = {}
+            for place, parameter in enumerate(listed):
+                state = states.pop((type(member).__name__, names[id(parameter)]), None)
+                if state is not None:
+                    restored[place] = {key: _fitted(value, parameter, origin) for key, value in state.items()}
+            member.load_state_dict({"state": restored, "param_groups": member.state_dict()["param_groups"]})
+        if states:
+            found = sorted({kind for kind, _ in states})
+            raise SoftDecodeError(
+                f"{origin} is of another model or optimiser: it has {', '.join(found)} for {len(states)} weights that "
+                f"these optimisers ({', '.join(type(member).__name__ for member in self.members)}) do not train"
+            )
+
+
+def _fitted(value: Tensor, parameter: nn.Parameter, origin: str) -> Tensor:
+    """A counter as it is, a moment as the parameter is sharded."""
+    if value.ndim == 0:
+        return value
+    if value.shape != parameter.shape:
+        raise SoftDecodeError(
+            f"{origin} is of another model: a moment is {list(value.shape)} for {list(parameter.shape)}"
+        )
+    return parted_like(parameter, value)
 
 
 def build_optimizers(

@@ -16,8 +16,8 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.errors import SoftDecodeError
 from softdecode.images import to_unit_range
-from softdecode.training.augment import augment
-from softdecode.training.loop import Task
+from softdecode.training.augment import Augmentation, augmented
+from softdecode.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +89,16 @@ def round_codes(model: JanusVQVAE) -> None:
 class TokenizerTask(Task):
     """Trains a JanusVQVAE on pictures [M, 3, H, W] uint8."""
 
+    whole_batches = True  # codes follow all features of a step, and pictures are pasted into each other
     code_counts: Tensor
     code_sums: Tensor
     recent_features: Tensor
 
-    def __init__(self, model: JanusVQVAE, images: Tensor, config: TokenizerConfig) -> None:
+    def __init__(
+        self, model: JanusVQVAE, images: Tensor, config: TokenizerConfig, augmentation: Augmentation = "emoji"
+    ) -> None:
         super().__init__()
+        self.augmentation: Augmentation = augmentation
         self.model = model
         self.config = config
         self.images = images
@@ -104,8 +108,11 @@ class TokenizerTask(Task):
         self.register_buffer("code_sums", codes.detach().clone())
         self.register_buffer("recent_features", codes.detach().clone())
 
+    def moved_tensors(self) -> dict[str, Tensor]:
+        return {**dict(self.named_buffers(recurse=False)), "codes": self.model.quantize.embedding.weight}
+
     def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        images = to_unit_range(augment(self.images[indices], generators))
+        images = to_unit_range(augmented(self.images[indices], self.augmentation, generators))
         grid = images.shape[-1] // 2 ** (len(self.config.channel_multiplier) - 1)
         draws = torch.stack([torch.rand(grid, grid, generator=generator) for generator in generators])
         return {"images": images, "pasted": draws < 0.5}
@@ -117,7 +124,9 @@ class TokenizerTask(Task):
         hidden = self.model.post_quant_conv(quantised.permute(0, 3, 1, 2))
         error = self.model.decoder(hidden).float() - images
         absolute, squared = error.abs().mean(), error.square().mean()
-        shift = self._context_shift(images, features, batch["pasted"])
+        shift = torch.zeros_like(absolute)
+        if self.config.locality:
+            shift = self._context_shift(images, features, batch["pasted"])
         loss = absolute + squared + self.config.commitment * commitment + self.config.locality * shift
         return {
             "loss": loss,

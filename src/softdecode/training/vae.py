@@ -10,8 +10,8 @@ from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
 from softdecode.images import to_unit_range
-from softdecode.training.augment import augment
-from softdecode.training.loop import Task
+from softdecode.training.augment import Augmentation, augmented
+from softdecode.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +57,18 @@ def build_vae(config: VaeConfig, image_size: int) -> AutoencoderKL:
 class VaeTask(Task):
     """Trains an AutoencoderKL on pictures [M, 3, H, W] uint8."""
 
-    def __init__(self, model: AutoencoderKL, images: Tensor, config: VaeConfig) -> None:
+    def __init__(
+        self, model: AutoencoderKL, images: Tensor, config: VaeConfig, augmentation: Augmentation = "emoji"
+    ) -> None:
         super().__init__()
+        self.augmentation: Augmentation = augmentation
         self.model = model
         self.images = images
         self.config = config
         self.samples = len(images)
 
     def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        images = to_unit_range(augment(self.images[indices], generators))
+        images = to_unit_range(augmented(self.images[indices], self.augmentation, generators))
         scale = 2 ** (len(self.config.channels) - 1)
         shape = (self.config.latent_channels, images.shape[-2] // scale, images.shape[-1] // scale)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])

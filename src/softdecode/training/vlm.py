@@ -24,7 +24,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.data.emoji import Emoji
 from softdecode.errors import SoftDecodeError
-from softdecode.training.loop import Task
+from softdecode.training.task import Task
 from softdecode.vlm.janus import BEGIN_OF_IMAGE, PROMPT_TEMPLATE, JanusModel
 from softdecode.vlm.rows import padded_rows, parallel_hidden
 from softdecode.vlm.text import special_id
@@ -154,13 +154,15 @@ class VlmTask(Task):
         ):
             part.requires_grad_(True)
 
-    def compile_blocks(self) -> None:
-        for layer in self.vlm.model.model.language_model.layers:
-            layer.compile()
+    def blocks(self) -> list[nn.Module]:
+        return list(self.vlm.model.model.language_model.layers)
+
+    def checkpoint_activations(self) -> None:
+        options = {"use_reentrant": False}
+        self.vlm.model.model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
     def hidden_matrices(self) -> list[nn.Parameter]:
-        layers = self.vlm.model.model.language_model.layers
-        return [p for p in layers.parameters() if p.ndim == 2]
+        return [p for block in self.blocks() for p in block.parameters() if p.ndim == 2]
 
     def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         indices = self.rows[indices]

@@ -11,13 +11,13 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.images import to_unit_range
 from softdecode.training.augment import Augmentation, augmented
-from softdecode.training.loop import Task
+from softdecode.training.task import Task
 from softdecode.vlm.base import nearest_tokens
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
 
 class VqDecoderTask(Task):
-    """Trains the decoder of a JanusVQVAE on pictures [M, 3, H, W] uint8, with the reconstruction loss of its first training."""
+    """Trains the decoder of a JanusVQVAE on pictures [M, 3, H, W] uint8, with the loss of its first training."""
 
     def __init__(self, model: JanusVQVAE, images: Tensor, augmentation: Augmentation) -> None:
         super().__init__()

@@ -9,20 +9,21 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import nn
 
+from softdecode.base import DecoderBase
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditioningMode
-from softdecode.data.emoji import EmojiData
+from softdecode.data.sources.memory import Pictures
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import ConditionSource, DecoderConfig
 from softdecode.device import resolve_device
 from softdecode.errors import SoftDecodeError
 from softdecode.files import atomic_folder, load_strictly, tensor_sha256
 from softdecode.loading import load_pretrained, save_quietly
-from softdecode.progress import progress_bars
+from softdecode.progress import Progress, progress_bars
 from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base
 from softdecode.training.encoding import FeatureEncoder
 from softdecode.training.feature_cache import FeatureCache, HeldPictures, PictureBatch, build_cache
-from softdecode.training.jobs.job import Job
+from softdecode.training.jobs.pictures import PictureJob
 from softdecode.vlm.janus import JanusModel
 
 
@@ -50,7 +51,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderJob(Job):
+class DecoderJob(PictureJob):
     """Train decoders together on one transformer, an equal share of every batch each."""
 
     variants: tuple[str, ...] = ("hard", "soft-raw", "soft", "joint")
@@ -79,7 +80,7 @@ class DecoderJob(Job):
 
     def run(self) -> None:
         self._check()
-        data = self.emoji()
+        data = self.pictures()
         vlm = JanusModel.from_pretrained(self.vlm, device=resolve_device(self.device))
         vae = load_pretrained(AutoencoderKL, self.vae)
         nn.Module.to(vae, vlm.device)  # diffusers annotates its own as taking no device
@@ -89,9 +90,13 @@ class DecoderJob(Job):
         if self.initial is not None:
             _start_from(decoders, self.initial)
         task = DecoderTask(decoders, features, splice=self.splice)
-        self.train(task, data)
+        self.train(task, data.digest)
+        if self.processes.is_main_process:
+            self._save(task.base, decoders)
+
+    def _save(self, base: DecoderBase, decoders: Mapping[str, DistributionDecoder]) -> None:
         with atomic_folder(self.output / "model") as folder:
-            save_quietly(task.base.cpu().transformer, folder / "base" / "transformer")
+            save_quietly(base.cpu().transformer, folder / "base" / "transformer")
             shutil.copytree(self.vae, folder / "base" / "vae")
             for name, decoder in decoders.items():
                 decoder.save_pretrained(folder / "decoders" / name, _card(name, decoder), dtype=torch.float32)
@@ -110,7 +115,7 @@ class DecoderJob(Job):
         if not 0 <= self.splice <= 1:
             raise SoftDecodeError(f"--splice is a share, in [0, 1], got {self.splice}")
 
-    def _features(self, data: EmojiData, vlm: JanusModel, vae: AutoencoderKL) -> FeatureCache:
+    def _features(self, data: Pictures, vlm: JanusModel, vae: AutoencoderKL) -> FeatureCache:
         forced = any(VARIANTS[name].source == "teacher-forced" for name in self.variants)
         encoder = FeatureEncoder(
             tokenizer=vlm.tokenizer,
@@ -119,15 +124,28 @@ class DecoderJob(Job):
             drafts=self.draft,
             corruption=self.corruption,
         )
-        keys = [f"{emoji.style}/{emoji.code}" for emoji in data.emoji]
-        captions = [emoji.caption for emoji in data.emoji]
-        pictures = HeldPictures(PictureBatch(images=data.images, keys=keys, captions=captions))
+        pictures = HeldPictures(PictureBatch(images=data.images, keys=data.keys, captions=data.captions))
         root = self.data.expanduser() / "features"
-        with progress_bars(quiet=False) as bars:
-            cache = build_cache(
-                root, pictures, encoder, augmentation="emoji", views=self.views, seed=self.loop.seed, on_progress=bars
+        processes = self.processes
+
+        def build(on_progress: Progress | None = None) -> FeatureCache | None:
+            return build_cache(
+                root,
+                pictures,
+                encoder,
+                augmentation=self.changes,
+                views=self.views,
+                seed=self.loop.seed,
+                process=processes.process_index,
+                processes=processes.num_processes,
+                on_progress=on_progress,
             )
-        assert cache is not None, "there is one process"
+
+        with progress_bars(quiet=not processes.is_main_process) as bars:
+            cache = build(bars)
+        processes.wait_for_everyone()
+        cache = cache or build()
+        assert cache is not None, "every process has encoded its share"
         return cache
 
     def _decoders(self, vlm: JanusModel, vae: AutoencoderKL) -> dict[str, DistributionDecoder]:

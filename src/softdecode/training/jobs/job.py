@@ -6,11 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from softdecode.data.emoji import EmojiData, load_emoji
 from softdecode.device import resolve_device
 from softdecode.errors import SoftDecodeError
 from softdecode.training.config import LoopConfig
-from softdecode.training.loop import Task, train
+from softdecode.training.loop import train
+from softdecode.training.processes import connect
+from softdecode.training.task import Task
 
 DEFAULT_DATA = Path("~/.cache/softdecode/emoji")
 
@@ -20,7 +24,7 @@ class Job:
     """What every job is told."""
 
     output: Path
-    """Folder of the run: `model/`, `checkpoint/`, `log.jsonl`, `run.json`."""
+    """Folder of the run: `model/`, `checkpoint/`, `log.jsonl`, `run.json`, `previews/`."""
     loop: LoopConfig
     """How it is trained."""
     data: Path = DEFAULT_DATA
@@ -40,21 +44,31 @@ class Job:
             raise SoftDecodeError(f"--limit must be at least 1, got {self.limit}")
 
     def run(self) -> None:
-        """Train, and write `model/` into the output folder."""
+        """Train, and write `model/` into the output folder.
+
+        Where several processes were launched, each runs this, and the main one alone writes.
+        """
         raise NotImplementedError
 
+    @property
+    def processes(self) -> PartialState:
+        """This process's place among those that were launched; see `connect`."""
+        return connect(resolve_device(self.device))
+
     def emoji(self) -> EmojiData:
-        data = load_emoji(self.data.expanduser()).split("train")
+        with self.processes.main_process_first():  # where the pictures are not prepared yet, one process does it
+            data = load_emoji(self.data.expanduser()).split("train")
         if self.limit is None:
             return data
         return EmojiData(images=data.images[: self.limit], emoji=data.emoji[: self.limit], digest=data.digest)
 
-    def train(self, task: Task, data: EmojiData) -> None:
+    def train(self, task: Task, digest: str) -> None:
         """Run the loop; the job's settings and the data's identity go into the run's record."""
         settings: dict[str, Any] = {"kind": type(self).__name__, **asdict(self)}
-        settings |= {"data_sha256": data.digest, "samples": task.samples}
+        settings |= {"data_sha256": digest, "samples": task.samples}
         self.output.mkdir(parents=True, exist_ok=True)
-        train(task.to(resolve_device(self.device)), self.loop, self.output, job=_plain(settings), resume=self.resume)
+        device = resolve_device(self.device)
+        train(task, self.loop, self.output, job=_plain(settings), resume=self.resume, device=device)
 
 
 def _plain(value: Any) -> Any:

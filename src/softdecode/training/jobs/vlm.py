@@ -43,7 +43,9 @@ class VlmJob(Job):
             own = {name: value for name, value in vlm.model.state_dict().items() if ".vqmodel." not in name}
             load_strictly(own, language, str(self.initial))
         tokens = encode_tokens(vlm.tokenizer, data.images)
-        self.train(VlmTask(vlm, tokens.flatten(1), data.emoji, self.model), data)
+        self.train(VlmTask(vlm, tokens.flatten(1), data.emoji, self.model), data.digest)
+        if not self.processes.is_main_process:
+            return
         with atomic_folder(self.output / "model") as folder:
             save_quietly(vlm.cpu().model, folder)
             vlm.text_tokenizer.save_pretrained(folder)

@@ -7,23 +7,22 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.files import atomic_folder
 from softdecode.loading import load_pretrained, save_quietly
-from softdecode.training.augment import Augmentation
-from softdecode.training.jobs.job import Job
+from softdecode.training.jobs.pictures import PictureJob
 from softdecode.training.vq_decoder import VqDecoderTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class VqDecoderJob(Job):
+class VqDecoderJob(PictureJob):
     """Train a tokenizer's VQ decoder further, encoder and codebook frozen: the fair baseline of soft decoders."""
 
     tokenizer: Path
     """Folder of the trained tokenizer."""
-    augmentation: Augmentation = "emoji"
-    """Of the pictures: none, mirror (photographs) or emoji."""
 
     def run(self) -> None:
-        data = self.emoji()
+        data = self.pictures()
         model = load_pretrained(JanusVQVAE, self.tokenizer)
-        self.train(VqDecoderTask(model, data.images, self.augmentation), data)
+        self.train(VqDecoderTask(model, data.images, self.changes), data.digest)
+        if not self.processes.is_main_process:
+            return
         with atomic_folder(self.output / "model") as folder:
             save_quietly(model.cpu(), folder)

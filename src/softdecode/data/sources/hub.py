@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,6 @@ class HubSource(NumberedSource):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    @cached_property
     def content(self) -> str:
         return content_of(self._wanted, self._commit, self.columns, self._cache, self.threads)
 
@@ -103,7 +101,6 @@ class HubStreamSource(PictureSource):
         self.columns = find_columns(dataset.features, image_column, caption_column)
         self._dataset = _undecoded(dataset, self.columns)
 
-    @cached_property
     def content(self) -> str:
         return content_of(self._wanted, self._commit, self.columns, self._cache, self.threads)
 

@@ -76,7 +76,7 @@ def test_names_and_bytes_count_and_the_place_does_not(root, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(root, tmp_path):
-    with pytest.raises(SoftDecodeError, match="cannot read .*/root/z: No such file"):
+    with pytest.raises(SoftDecodeError, match=r"cannot read .*/root/z: No such file"):
         digest_files(root, ["a", "z"], tmp_path / "cache")
 
 

@@ -87,7 +87,7 @@ def test_linked_folders_are_followed_but_not_in_circles(root, tmp_path, corrupt,
     (root / "link").symlink_to(elsewhere)
     assert ("link/x.png", None) in keys_and_captions(root, corrupt, options)
     (elsewhere / "back").symlink_to(root)
-    with pytest.raises(SoftDecodeError, match="back is also elsewhere below .*, by a link"):
+    with pytest.raises(SoftDecodeError, match=r"back is also elsewhere below .*, by a link"):
         FolderSource(root, **options)
 
 

@@ -9,9 +9,11 @@ from softdecode.data.sources.hub import HubSource, HubStreamSource
 from softdecode.data.sources.hub_open import HubName, find_columns
 from softdecode.errors import SoftDecodeError
 
-from .conftest import dataset_of, picture_bytes, pictures, write_parquet, write_saved
+from .conftest import dataset_of, picture_bytes, pictures, write_parquet
 
 datasets = pytest.importorskip("datasets")
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 COMMIT = "0123456789" * 4
 
 
@@ -111,7 +113,8 @@ def test_an_example_without_a_picture_is_listed(tmp_path, corrupt, options, kind
     here = tmp_path / "here.png"
     here.write_bytes(picture_bytes(3))
     examples = [None, {"bytes": None, "path": "/nowhere/a.png"}, {"bytes": None, "path": str(here)}]
-    datasets.Dataset.from_dict({"image": examples}, features=features).to_parquet(tmp_path / "a.parquet")
+    table = pyarrow.Table.from_pylist([{"image": example} for example in examples], features.arrow_schema)
+    parquet.write_table(table, tmp_path / "a.parquet")
     source = open_source(f"{kind}:{tmp_path}/a.parquet", **options)
     assert [sample.number for sample in source.samples(corrupt)] == [2]
     listed = corrupt.path.read_text()
@@ -131,11 +134,15 @@ def test_what_cannot_be_opened_is_one_line(tmp_path, options, kind):
         open_source(f"{kind}:{spec}@v1", **options)
 
 
-@pytest.mark.parametrize("source", [HubSource, HubStreamSource])
-def test_a_dataset_without_examples_is_refused(tmp_path, options, source):
-    spec = write_saved(tmp_path / "none", [])
+def test_a_dataset_without_examples_is_refused(tmp_path, options):
+    spec = write_parquet(tmp_path / "a", pictures(3))
     with pytest.raises(SoftDecodeError, match="has no example"):
-        source(spec, **options)
+        HubSource(f"{spec}#train[:0]", **options)
+    empty = tmp_path / "b.parquet"
+    parquet.write_table(datasets.Features({"image": PICTURE}).arrow_schema.empty_table(), empty)
+    for source in (HubSource, HubStreamSource):
+        with pytest.raises(SoftDecodeError, match=r"the dataset .*b.parquet"):
+            source(str(empty), **options)
 
 
 def test_more_processes_than_examples_are_refused(tmp_path, corrupt, options):

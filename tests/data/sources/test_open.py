@@ -37,7 +37,7 @@ def test_the_home_folder_is_found(tmp_path, options, monkeypatch):
 
 @pytest.mark.parametrize("spec", ["", "nowhere", "s3://bucket/pictures", "picture.png", "nowhere.tar.gz"])
 def test_anything_else_is_refused_with_the_forms(spec, options):
-    with pytest.raises(SoftDecodeError, match="is no source of pictures; expected a folder of pictures; a .tar file"):
+    with pytest.raises(SoftDecodeError, match=r"is no source of pictures; expected a folder of pictures; a .tar file"):
         open_source(spec, **options)
 
 
@@ -48,7 +48,7 @@ def test_shell_commands_are_refused(spec, options):
 
 
 def test_remote_tars_are_refused(options):
-    with pytest.raises(SoftDecodeError, match="https://example.org/a.tar is not a local file"):
+    with pytest.raises(SoftDecodeError, match=r"https://example.org/a.tar is not a local file"):
         open_source("https://example.org/a.tar", **options)
 
 
@@ -59,7 +59,7 @@ def test_folders_of_another_kind_are_refused_with_advice(tmp_path, options):
         open_source(write_parquet(tmp_path / "parquet", pictures(3)), **options)
     both = write_tars(tmp_path / "both", pictures(3))
     (tmp_path / "both/a.png").write_bytes(picture_bytes(1))
-    with pytest.raises(SoftDecodeError, match="holds pictures beside .tar files"):
+    with pytest.raises(SoftDecodeError, match=r"holds pictures beside .tar files"):
         open_source(both, **options)
 
 

@@ -1,7 +1,7 @@
 """What every kind of source promises: all samples once, and streams that go on exactly where they stopped."""
 
 import json
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 import torch
@@ -94,7 +94,7 @@ def test_processes_share_an_epoch_out(make_spec, options, corrupt):
             numbers_in(islice(source.stream(corrupt, seed=5, rank=rank, world=world), 12 // world))
             for rank in range(world)
         ]
-        assert sorted(sum(parts, [])) == list(range(12))
+        assert sorted(chain.from_iterable(parts)) == list(range(12))
 
 
 def test_a_state_of_something_else_is_refused(make_spec, options, corrupt):
@@ -112,7 +112,7 @@ def test_a_state_of_something_else_is_refused(make_spec, options, corrupt):
     for message, (other, place) in others.items():
         with pytest.raises(SoftDecodeError, match=message):
             other.stream(corrupt, **place, state=state)
-    with pytest.raises(SoftDecodeError, match="lacks seed, rank, world, cursor, position"):
+    with pytest.raises(SoftDecodeError, match=r"lacks seed, rank, world, .*cursor, position;"):
         source.stream(corrupt, seed=1, state={"source": "a", "number": 1})
 
 
@@ -144,12 +144,12 @@ def test_pictures_are_held_in_memory(make_spec, options, corrupt):
     assert held.images[:, 0, 0, 0].tolist() == [number for number in range(COUNT) if number != DAMAGED]
     assert held.captions[DAMAGED] == "picture 5"
     assert len(load_pictures(source, corrupt, limit=5)) == 5
-    with pytest.raises(SoftDecodeError, match="12 usable pictures, 13 were asked for; .*unusable.jsonl lists"):
+    with pytest.raises(SoftDecodeError, match=r"12 usable pictures, 13 were asked for; .*unusable.jsonl lists"):
         load_pictures(source, corrupt, limit=13)
 
 
 def test_nothing_usable_cannot_be_held(make_spec, options, corrupt):
-    source = open_source(make_spec(pictures(2, damaged=(0, 1))), **options)
+    source = open_source(make_spec(pictures(3, damaged=(0, 1, 2))), **options)
     with pytest.raises(SoftDecodeError, match="has 0 usable pictures, at least one"):
         load_pictures(source, corrupt)
 

@@ -29,9 +29,9 @@ class HubName:
         Raises:
             SoftDecodeError: no name.
         """
-        name, _, split = text.partition("#") if not Path(text).expanduser().exists() else (text, "", "")
+        name, split = (text, "") if _exists(text) or "#" not in text else text.rsplit("#", 1)
         revision = None
-        if not Path(name).expanduser().exists():
+        if not _exists(name):
             name, _, revision = name.partition("@")
         if not name:
             raise SoftDecodeError(f"hf:{text} names no dataset; expected hf:owner/name[@revision][#split]")
@@ -41,7 +41,11 @@ class HubName:
     def path(self) -> Path | None:
         """The local file or folder; None for a dataset of the hub."""
         path = Path(self.name).expanduser()
-        return path if path.exists() else None
+        return path if _exists(self.name) else None
+
+
+def _exists(name: str) -> bool:
+    return bool(name) and Path(name).expanduser().exists()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,9 @@ def open_dataset(wanted: HubName, *, streaming: bool) -> tuple[Any, str | None]:
     except SoftDecodeError:
         raise
     except Exception as error:  # the library lets everything through that its file systems and formats raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SoftDecodeError(f"cannot open the dataset {wanted.name}, split {wanted.split}: {reason}") from error
+        raise SoftDecodeError(
+            f"cannot open the dataset {wanted.name}, split {wanted.split}: {reason_of(error)}"
+        ) from error
 
 
 def content_of(wanted: HubName, commit: str | None, columns: Columns, cache: Path, threads: int) -> str:
@@ -134,6 +139,13 @@ def find_columns(features: Any, image: str | None, caption: str | None) -> Colum
     return Columns(image=image or pictures[0], caption=caption, classes=classes)
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error came from: the library's own are often only "an error occurred"."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _saved(datasets: Any, path: Path, split: str, streaming: bool) -> Any:
     """A dataset written by `save_to_disk`, which is one split or a folder of them."""
     found = datasets.load_from_disk(str(path))
@@ -152,10 +164,9 @@ def _commit(wanted: HubName) -> str:
     try:
         commit = HfApi().dataset_info(wanted.name, revision=wanted.revision).sha
     except Exception as error:  # not found, not allowed, not connected: each of several libraries' errors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SoftDecodeError(
             f"there is no local path {wanted.name}, and the hub does not say which commit {wanted.name}@"
-            f"{wanted.revision or 'main'} is ({reason}); check the name, or give the commit as the revision"
+            f"{wanted.revision or 'main'} is ({reason_of(error)}); check the name, or give the commit as the revision"
         ) from error
     if commit is None:
         raise SoftDecodeError(f"the hub names no commit of {wanted.name}; give one as the revision")

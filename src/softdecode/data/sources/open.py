@@ -57,10 +57,10 @@ def open_source(
     _refuse(spec, {"caption_column": caption_column is not None, "image_column": image_column is not None})
     expanded = os.path.expanduser(spec)
     path = Path(expanded)
-    if kind == "pipe" or spec.endswith(".tar") or (path.is_dir() and _is_tar_folder(path)):
+    if kind == "pipe" or spec.endswith(".tar") or (spec and path.is_dir() and _is_tar_folder(path)):
         _refuse(spec, {"caption_from": caption_from != "text"})
         return TarSource(expanded, transform, cache=cache, threads=threads)
-    if path.is_dir():
+    if spec and path.is_dir():
         return FolderSource(path, transform, cache=cache, caption_from=caption_from, threads=threads)
     raise SoftDecodeError(f"{spec!r} is no source of pictures; expected {FORMS}")
 

@@ -96,6 +96,15 @@ def test_classes_are_captions_where_they_are_named(tmp_path, corrupt, options, k
     assert unnamed.identity != source.identity
 
 
+def test_a_split_can_be_a_part(tmp_path, corrupt, options):
+    spec = write_parquet(tmp_path / "a", pictures(6, ()))
+    part = open_source(f"hf:{spec}#train[1:3]", **options)
+    assert [sample.caption for sample in part.samples(corrupt)] == ["picture 1", "picture 2"]
+    assert part.identity != open_source(f"hf:{spec}", **options).identity
+    file = next((tmp_path / "a").iterdir())
+    assert len(open_source(f"hf:{file}#train[:1]", **options)) == 1
+
+
 @pytest.mark.parametrize("kind", ["hf", "hf-stream"])
 def test_a_split_of_several_is_chosen(tmp_path, corrupt, options, kind):
     both = datasets.DatasetDict(train=dataset_of(pictures(3, ())), test=dataset_of(pictures(2, ())))
@@ -136,7 +145,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path, options, kind):
 
 def test_a_dataset_without_examples_is_refused(tmp_path, options):
     spec = write_parquet(tmp_path / "a", pictures(3))
-    with pytest.raises(SoftDecodeError, match="has no example"):
+    with pytest.raises(SoftDecodeError, match="corresponds to no data"):
         HubSource(f"{spec}#train[:0]", **options)
     empty = tmp_path / "b.parquet"
     parquet.write_table(datasets.Features({"image": PICTURE}).arrow_schema.empty_table(), empty)

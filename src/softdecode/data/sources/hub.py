@@ -105,9 +105,8 @@ class HubStreamSource(PictureSource):
 
     def records(self, start: int = 0) -> Iterator[Record]:
         dataset = copy.deepcopy(self._dataset)
-        for number, example in enumerate(
-            _examples(dataset.skip(start) if start else dataset, self._wanted.name), start
-        ):
+        rest = dataset.skip(start) if start else dataset
+        for number, example in enumerate(_examples(rest, self._wanted.name), start):
             yield self._record(f"{self._wanted.split}/{number}", example)
 
     def blocks(self, cursor: dict[str, Any] | None, *, seed: int, rank: int, world: int) -> Iterator[Block]:

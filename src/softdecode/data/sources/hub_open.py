@@ -85,7 +85,8 @@ def open_dataset(wanted: HubName, *, streaming: bool) -> tuple[Any, str | None]:
         if path is None:
             return datasets.load_dataset(wanted.name, revision=commit, **options), commit
         if path.is_file():
-            return datasets.load_dataset("parquet", data_files={wanted.split: [str(path)]}, **options), None
+            files = {wanted.split.partition("[")[0]: [str(path)]}
+            return datasets.load_dataset("parquet", data_files=files, **options), None
         return datasets.load_dataset(str(path), **options), None
     except SoftDecodeError:
         raise

@@ -9,7 +9,7 @@ from softdecode.data.sources.hub import HubSource, HubStreamSource
 from softdecode.data.sources.hub_open import HubName, find_columns
 from softdecode.errors import SoftDecodeError
 
-from .conftest import dataset_of, picture_bytes, pictures, write_parquet
+from .conftest import dataset_of, picture_bytes, pictures, write_parquet, write_saved
 
 datasets = pytest.importorskip("datasets")
 pyarrow = pytest.importorskip("pyarrow")
@@ -172,6 +172,16 @@ def test_a_missing_library_is_named(tmp_path, options, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(SoftDecodeError, match=r"install softdecode\[train\]"):
         open_source("hf:owner/name", **options)
+
+
+def test_what_the_library_writes_beside_the_data_is_no_content(tmp_path, options):
+    spec = write_saved(tmp_path / "saved", pictures(3))
+    first = open_source(f"hf:{spec}", **options).identity
+    for name in ("cache-0123.arrow", ".hidden", "data.lock"):
+        (tmp_path / "saved" / name).write_text("by-product")
+    assert open_source(f"hf:{spec}", **options).identity == first
+    (tmp_path / "saved" / "data-00001.arrow").write_text("data")
+    assert open_source(f"hf:{spec}", **options).identity != first
 
 
 # --- the hub ------------------------------------------------------------------------------------------------------

@@ -104,7 +104,8 @@ def content_of(wanted: HubName, commit: str | None, columns: Columns, cache: Pat
     elif path.is_file():
         where = digest_files(path.parent, [path.name], cache, threads=threads)
     else:
-        names = sorted(found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file())
+        files = (found for found in path.rglob("*") if found.is_file() and not _is_by_product(found.name))
+        names = sorted(found.relative_to(path).as_posix() for found in files)
         where = digest_files(path, names, cache, threads=threads)
     parts = [where, wanted.split, columns.image, str(columns.caption)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -138,6 +139,11 @@ def find_columns(features: Any, image: str | None, caption: str | None) -> Colum
     elif caption not in texts:
         raise SoftDecodeError(f"the dataset has no column of text or classes called {caption}; it has {there}")
     return Columns(image=image or pictures[0], caption=caption, classes=classes)
+
+
+def _is_by_product(name: str) -> bool:
+    """Whether the library, or the system, puts such a file beside the data on the way."""
+    return name.startswith(".") or name.endswith(".lock") or (name.startswith("cache-") and name.endswith(".arrow"))
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """Between image files and tensors."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -71,7 +70,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int], *, resize: b
     return from_pil(image)
 
 
-def open_picture(file: Path | BinaryIO, name: str, formats: Sequence[str] | None = None) -> Image.Image:
+def open_picture(file: Path | BinaryIO, name: str, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Read a whole picture: upright by its EXIF orientation, 8 bits a channel, RGB, or RGBA where it has transparency.
 
     Args:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +57,6 @@ class FolderSource(NumberedSource):
     def __len__(self) -> int:
         return len(self._names)
 
-    @cached_property
     def content(self) -> str:
         names = sorted({*self._names, *self._texts})
         files = digest_files(self.root, names, self._cache, threads=self.threads)
@@ -97,9 +95,7 @@ def _files_below(root: Path) -> list[str]:
     for folder, below, files in os.walk(root, followlinks=True, onerror=refuse):
         real = Path(folder).resolve()
         if real in visited:
-            raise SoftDecodeError(
-                f"{folder} is a link to a folder that is also elsewhere below {root}; remove the link"
-            )
+            raise SoftDecodeError(f"{folder} is also elsewhere below {root}, by a link; remove the link")
         visited.add(real)
         below[:] = [name for name in below if not name.startswith(".")]
         relative = Path(folder).relative_to(root)

@@ -2,14 +2,13 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from softdecode.data.sources.hub_open import Columns, HubName, content_of, find_columns, open_dataset
+from softdecode.data.sources.hub_open import Columns, HubName, content_of, find_columns, open_dataset, reason_of
 from softdecode.data.sources.picture import PictureTransform
 from softdecode.data.sources.record import Block, Record
 from softdecode.data.sources.source import NumberedSource, PictureSource
@@ -55,7 +54,6 @@ class HubSource(NumberedSource):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    @cached_property
     def content(self) -> str:
         return content_of(self._wanted, self._commit, self.columns, self._cache, self.threads)
 
@@ -95,23 +93,20 @@ class HubStreamSource(PictureSource):
         self._cache, self.block_size = cache, block_size
         self.shuffling = {"block_size": block_size}
         dataset, self._commit = open_dataset(self._wanted, streaming=True)
-        first = next(_examples(copy.deepcopy(dataset), name), None)
-        if first is None:
-            raise SoftDecodeError(f"the dataset {name} has no example")
         if dataset.features is None:
             raise SoftDecodeError(f"the dataset {name} does not say what its columns are; read it with hf: instead")
         self.columns = find_columns(dataset.features, image_column, caption_column)
         self._dataset = _undecoded(dataset, self.columns)
+        if next(self.records(), None) is None:
+            raise SoftDecodeError(f"the dataset {name} has no example")
 
-    @cached_property
     def content(self) -> str:
         return content_of(self._wanted, self._commit, self.columns, self._cache, self.threads)
 
     def records(self, start: int = 0) -> Iterator[Record]:
         dataset = copy.deepcopy(self._dataset)
-        for number, example in enumerate(
-            _examples(dataset.skip(start) if start else dataset, self._wanted.name), start
-        ):
+        rest = dataset.skip(start) if start else dataset
+        for number, example in enumerate(_examples(rest, self._wanted.name), start):
             yield self._record(f"{self._wanted.split}/{number}", example)
 
     def blocks(self, cursor: dict[str, Any] | None, *, seed: int, rank: int, world: int) -> Iterator[Block]:
@@ -151,8 +146,9 @@ def _examples(dataset: Any, name: str) -> Iterator[Mapping[str, Any]]:
     try:
         yield from dataset
     except Exception as error:  # everything that the library's file systems and formats raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SoftDecodeError(f"cannot read on in the dataset {name}: {reason}; try again, or resume later") from error
+        raise SoftDecodeError(
+            f"cannot read on in the dataset {name}: {reason_of(error)}; try again, or resume later"
+        ) from error
 
 
 def _undecoded(dataset: Any, columns: Columns) -> Any:

@@ -29,9 +29,9 @@ class HubName:
         Raises:
             SoftDecodeError: no name.
         """
-        name, _, split = text.partition("#") if not Path(text).expanduser().exists() else (text, "", "")
+        name, split = (text, "") if _exists(text) or "#" not in text else text.rsplit("#", 1)
         revision = None
-        if not Path(name).expanduser().exists():
+        if not _exists(name):
             name, _, revision = name.partition("@")
         if not name:
             raise SoftDecodeError(f"hf:{text} names no dataset; expected hf:owner/name[@revision][#split]")
@@ -41,7 +41,11 @@ class HubName:
     def path(self) -> Path | None:
         """The local file or folder; None for a dataset of the hub."""
         path = Path(self.name).expanduser()
-        return path if path.exists() else None
+        return path if _exists(self.name) else None
+
+
+def _exists(name: str) -> bool:
+    return bool(name) and Path(name).expanduser().exists()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +85,15 @@ def open_dataset(wanted: HubName, *, streaming: bool) -> tuple[Any, str | None]:
         if path is None:
             return datasets.load_dataset(wanted.name, revision=commit, **options), commit
         if path.is_file():
-            return datasets.load_dataset("parquet", data_files={wanted.split: [str(path)]}, **options), None
+            files = {wanted.split.partition("[")[0]: [str(path)]}
+            return datasets.load_dataset("parquet", data_files=files, **options), None
         return datasets.load_dataset(str(path), **options), None
     except SoftDecodeError:
         raise
     except Exception as error:  # the library lets everything through that its file systems and formats raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SoftDecodeError(f"cannot open the dataset {wanted.name}, split {wanted.split}: {reason}") from error
+        raise SoftDecodeError(
+            f"cannot open the dataset {wanted.name}, split {wanted.split}: {reason_of(error)}"
+        ) from error
 
 
 def content_of(wanted: HubName, commit: str | None, columns: Columns, cache: Path, threads: int) -> str:
@@ -98,7 +104,8 @@ def content_of(wanted: HubName, commit: str | None, columns: Columns, cache: Pat
     elif path.is_file():
         where = digest_files(path.parent, [path.name], cache, threads=threads)
     else:
-        names = sorted(found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file())
+        files = (found for found in path.rglob("*") if found.is_file() and not _is_by_product(found.name))
+        names = sorted(found.relative_to(path).as_posix() for found in files)
         where = digest_files(path, names, cache, threads=threads)
     parts = [where, wanted.split, columns.image, str(columns.caption)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -134,6 +141,18 @@ def find_columns(features: Any, image: str | None, caption: str | None) -> Colum
     return Columns(image=image or pictures[0], caption=caption, classes=classes)
 
 
+def _is_by_product(name: str) -> bool:
+    """Whether the library, or the system, puts such a file beside the data on the way."""
+    return name.startswith(".") or name.endswith(".lock") or (name.startswith("cache-") and name.endswith(".arrow"))
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error came from: the library's own are often only "an error occurred"."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _saved(datasets: Any, path: Path, split: str, streaming: bool) -> Any:
     """A dataset written by `save_to_disk`, which is one split or a folder of them."""
     found = datasets.load_from_disk(str(path))
@@ -152,10 +171,9 @@ def _commit(wanted: HubName) -> str:
     try:
         commit = HfApi().dataset_info(wanted.name, revision=wanted.revision).sha
     except Exception as error:  # not found, not allowed, not connected: each of several libraries' errors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SoftDecodeError(
             f"there is no local path {wanted.name}, and the hub does not say which commit {wanted.name}@"
-            f"{wanted.revision or 'main'} is ({reason}); check the name, or give the commit as the revision"
+            f"{wanted.revision or 'main'} is ({reason_of(error)}); check the name, or give the commit as the revision"
         ) from error
     if commit is None:
         raise SoftDecodeError(f"the hub names no commit of {wanted.name}; give one as the revision")

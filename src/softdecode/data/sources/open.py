@@ -1,5 +1,6 @@
 """One line of text to a source of pictures."""
 
+import os
 from pathlib import Path
 
 from softdecode.data.sources.folder import SUFFIXES, CaptionFrom, FolderSource
@@ -54,11 +55,12 @@ def open_source(
             threads=threads,
         )
     _refuse(spec, {"caption_column": caption_column is not None, "image_column": image_column is not None})
-    path = Path(spec).expanduser()
-    if kind == "pipe" or spec.endswith(".tar") or (path.is_dir() and _is_tar_folder(path)):
+    expanded = os.path.expanduser(spec)
+    path = Path(expanded)
+    if kind == "pipe" or spec.endswith(".tar") or (spec and path.is_dir() and _is_tar_folder(path)):
         _refuse(spec, {"caption_from": caption_from != "text"})
-        return TarSource(spec if kind == "pipe" else str(path), transform, cache=cache, threads=threads)
-    if path.is_dir():
+        return TarSource(expanded, transform, cache=cache, threads=threads)
+    if spec and path.is_dir():
         return FolderSource(path, transform, cache=cache, caption_from=caption_from, threads=threads)
     raise SoftDecodeError(f"{spec!r} is no source of pictures; expected {FORMS}")
 

@@ -45,9 +45,7 @@ class PictureTransform:
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
-            raise SoftDecodeError(
-                f"pictures of {self.size[1]}×{self.size[0]} pixels were asked for; expected 1 or more"
-            )
+            raise SoftDecodeError(f"pictures of {self.size[1]}×{self.size[0]} were asked for; expected 1 pixel or more")
 
     @property
     def identity(self) -> str:

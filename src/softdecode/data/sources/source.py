@@ -32,7 +32,6 @@ class PictureSource(ABC):
         self.transform = transform
         self.threads = threads
 
-    @property
     @abstractmethod
     def content(self) -> str:
         """A hash over names, pictures and captions, the same wherever they lie."""
@@ -48,7 +47,7 @@ class PictureSource(ABC):
     @cached_property
     def identity(self) -> str:
         """SHA-256 over everything that decides the samples: the content and the transform."""
-        return hashlib.sha256(f"{self.content} {self.transform.identity}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.content()} {self.transform.identity}".encode()).hexdigest()
 
     def samples(self, corrupt: CorruptPictures, start: int = 0) -> Iterator[Sample]:
         """Every sample once, in a fixed order.

@@ -4,7 +4,7 @@ import bisect
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,6 @@ class TarSource(PictureSource):
     def __len__(self) -> int:
         return sum(self._count(shard) for shard in self.shards)
 
-    @cached_property
     def content(self) -> str:
         root = Path(os.path.commonpath([shard.parent for shard in self.shards]))
         names = [shard.relative_to(root).as_posix() for shard in self.shards]
@@ -143,10 +142,10 @@ def _expand(pattern: str) -> list[str]:
     if "{" not in pattern:
         return [pattern]
     try:
-        from braceexpand import UnbalancedBracesError, braceexpand
+        from braceexpand import braceexpand
     except ImportError as error:
         raise SoftDecodeError("brace patterns need webdataset; install softdecode[train]") from error
     try:
         return list(braceexpand(pattern))
-    except (UnbalancedBracesError, ValueError) as error:
+    except ValueError as error:
         raise SoftDecodeError(f"the pattern {pattern} cannot be expanded: {error}") from error

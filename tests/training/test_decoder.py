@@ -17,7 +17,7 @@ from softdecode.latents import pack
 from softdecode.mapping import map_logits
 from softdecode.training.config import LoopConfig
 from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base, seen_in_training
-from softdecode.training.features import Features
+from softdecode.training.features import Features, HeldFeatures
 from softdecode.training.loop import train
 
 # Under autocast the transformer's RMSNorms take bfloat16 activations and float32 weights; torch says so once a process.
@@ -62,7 +62,7 @@ def make_task(make_vae, make_codebook):
                 )
                 calibration = Calibration(kappa=2.0 + place, epsilon=0.01)
                 decoders[name] = DistributionDecoder(config, base, codebook, calibration)
-        return DecoderTask(decoders, features, splice=splice)
+        return DecoderTask(decoders, HeldFeatures(features), splice=splice)
 
     return make
 
@@ -224,7 +224,7 @@ def test_conditions_and_transformer_are_trained_and_the_vae_is_not(task, gradien
 def test_decoders_on_two_bases_are_refused(make_task):
     first, second = make_task(["hard"]), make_task(["soft"], seed=1)
     with pytest.raises(AssertionError, match="share one base"):
-        DecoderTask({**first.decoders, **second.decoders}, FEATURES)
+        DecoderTask({**first.decoders, **second.decoders}, HeldFeatures(FEATURES))
 
 
 def test_a_spliced_sample_is_of_two_pictures_in_everything(make_task, make_batch):

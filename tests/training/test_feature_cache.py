@@ -13,7 +13,8 @@ from softdecode.latents import encode_images
 from softdecode.mapping import TokenDistribution
 from softdecode.training import feature_cache
 from softdecode.training.encoding import FeatureEncoder
-from softdecode.training.feature_cache import HeldPictures, PictureBatch, build_cache
+from softdecode.training.feature_cache import build_cache
+from softdecode.training.picture_sets import HeldPictures, PictureBatch
 from softdecode.vlm.base import SamplingConfig, nearest_tokens
 
 
@@ -97,7 +98,7 @@ def build(tokenizer, make_vae, tmp_path):
 
 
 def everything(cache):
-    return cache.rows(torch.arange(len(cache)))
+    return cache.rows(torch.arange(len(cache)), [])
 
 
 def test_rows_are_views_of_the_pictures(build, tokenizer, make_vae):
@@ -121,7 +122,7 @@ def test_rows_are_views_of_the_pictures(build, tokenizer, make_vae):
 def test_rows_come_in_the_order_asked_for(build):
     cache = build()
     whole, order = everything(cache), torch.tensor([139, 0, 69, 70, 32, 31, 0])
-    picked = cache.rows(order)
+    picked = cache.rows(order, [])
     assert all(torch.equal(value, whole.named()[name][order]) for name, value in picked.named().items())
 
 

@@ -6,6 +6,7 @@ number of pictures, which makes their comparison a fair one at a fraction of the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +76,7 @@ class DecoderTask(Task):
         self.base = first.base
         self.grid = first.token_grid
         self.shift = first.flow_shift
-        sample = features.rows(torch.tensor([0]))
+        sample = features.example()
         for name, decoder in decoders.items():
             assert decoder.base is self.base, "decoders trained together share one base"
             decoder.condition.requires_grad_(True)
@@ -102,6 +103,15 @@ class DecoderTask(Task):
             p for block in self.blocks() for name, p in block.named_parameters() if p.ndim == 2 and "norm" not in name
         ]
 
+    def names(self, indices: Tensor) -> list[str] | None:
+        return self.features.names(indices)
+
+    def data_state(self) -> dict[str, Any]:
+        return self.features.state()
+
+    def load_data_state(self, state: dict[str, Any]) -> None:
+        self.features.load_state(state)
+
     def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
         count = len(self.decoders)
         if len(indices) % count:
@@ -109,11 +119,11 @@ class DecoderTask(Task):
                 f"{count} decoders are trained together, so each process and micro-batch needs a multiple of {count} "
                 f"samples, got {len(indices)}; change --loop.batch-size"
             )
-        features = self.features.rows(indices)
+        features = self.features.rows(indices, generators)
         if self.splice:
             # With others of the training data, wherever in it: a sample does not depend on the batch it is in.
             steps = [int(torch.randint(1, self.samples, (), generator=generator)) for generator in generators]
-            partners = self.features.rows((indices + torch.tensor(steps)) % self.samples)
+            partners = self.features.rows((indices + torch.tensor(steps)) % self.samples, generators)
             features = features.spliced(partners, splice_masks(self.grid, self.splice, generators))
         normals = torch.stack([torch.randn((), generator=generator) for generator in generators])
         shape = pack(features.latents[:1]).shape[1:]

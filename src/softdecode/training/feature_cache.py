@@ -9,73 +9,28 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
-from softdecode.files import tensor_sha256, write_json, write_tensors
+from softdecode.files import write_json, write_tensors
 from softdecode.progress import Progress
 from softdecode.seeds import generator_for
 from softdecode.training.augment import Augmentation, augmented
 from softdecode.training.encoding import FeatureEncoder
-from softdecode.training.features import Features
+from softdecode.training.features import Features, IndexedRows
+from softdecode.training.picture_sets import PictureBatch, PictureSet
 
 SHARD_PICTURES = 1024
 _BATCH = 32  # pictures encoded at a time; changes nothing but memory and speed
 
 
-@dataclass(frozen=True, kw_only=True)
-class PictureBatch:
-    """Pictures [B, 3, H, W] uint8 with their names and captions."""
-
-    images: Tensor
-    keys: Sequence[str]
-    captions: Sequence[str | None]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, part: slice) -> "PictureBatch":
-        return PictureBatch(images=self.images[part], keys=self.keys[part], captions=self.captions[part])
-
-
-class PictureSet(Protocol):
-    """Pictures in a fixed order, read part by part."""
-
-    digest: str
-    """Identity of pictures, captions and transform."""
-
-    def __len__(self) -> int:
-        """Number of pictures, those that cannot be read included."""
-        ...
-
-    def read(self, start: int, stop: int) -> PictureBatch:
-        """Pictures start..stop-1, without those that cannot be read."""
-        ...
-
-
-class HeldPictures:
-    """A `PictureSet` in memory."""
-
-    def __init__(self, pictures: PictureBatch) -> None:
-        self.pictures = pictures
-        names = json.dumps([list(pictures.keys), list(pictures.captions)])
-        self.digest = hashlib.sha256(f"{tensor_sha256(pictures.images)} {names}".encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def read(self, start: int, stop: int) -> PictureBatch:
-        return self.pictures[start:stop]
-
-
-class FeatureCache:
-    """Rows of a whole cache folder, read from disk as they are asked for; see `FeatureRows`.
+class FeatureCache(IndexedRows):
+    """Rows of a whole cache folder, read from disk as they are asked for.
 
     Args:
         folder: as `build_cache` filled it.
@@ -106,7 +61,10 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def rows(self, indices: Tensor) -> Features:
+    def names(self, indices: Tensor) -> list[str]:
+        return [self.keys[index] for index in indices.tolist()]
+
+    def rows(self, indices: Tensor, generators: Sequence[torch.Generator] = ()) -> Features:
         picked: dict[str, list[Tensor]] = {}
         for index in indices.tolist():
             shard = bisect.bisect_right(self._starts, index) - 1

@@ -1,8 +1,9 @@
 """What the frozen encoders make of a training picture: all that decoder training reads."""
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -67,8 +68,63 @@ class Features:
 
 
 class FeatureRows(Protocol):
-    """Features to pick rows from: `Features` in memory, or a cache on disk."""
+    """Training data of decoders: read from a cache, or encoded as it is asked for."""
 
+    def __len__(self) -> int:
+        """Rows of an epoch."""
+        ...
+
+    def rows(self, indices: Tensor, generators: Sequence[torch.Generator]) -> Features:
+        """The rows at `indices` [B] int64; the generators are for those that are augmented now."""
+        ...
+
+    def example(self) -> Features:
+        """One row, to see what there is in it."""
+        ...
+
+    def names(self, indices: Tensor) -> list[str] | None:
+        """What the pictures of these rows are called."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Where this process is in its data, as plain JSON, where indices do not say it all."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        ...
+
+
+class IndexedRows(ABC):
+    """`FeatureRows` that have no state but their indices."""
+
+    @abstractmethod
     def __len__(self) -> int: ...
 
-    def rows(self, indices: Tensor) -> Features: ...
+    @abstractmethod
+    def rows(self, indices: Tensor, generators: Sequence[torch.Generator]) -> Features: ...
+
+    def example(self) -> Features:
+        return self.rows(torch.tensor([0]), [torch.Generator()])
+
+    def names(self, indices: Tensor) -> list[str] | None:
+        return None
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        del state
+
+
+class HeldFeatures(IndexedRows):
+    """Features in memory."""
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def rows(self, indices: Tensor, generators: Sequence[torch.Generator]) -> Features:
+        return self.features.rows(indices)

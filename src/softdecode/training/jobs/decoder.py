@@ -22,8 +22,9 @@ from softdecode.loading import load_pretrained, save_quietly
 from softdecode.progress import Progress, progress_bars
 from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base
 from softdecode.training.encoding import FeatureEncoder
-from softdecode.training.feature_cache import FeatureCache, HeldPictures, PictureBatch, build_cache
+from softdecode.training.feature_cache import FeatureCache, build_cache
 from softdecode.training.jobs.pictures import PictureJob
+from softdecode.training.picture_sets import HeldPictures, PictureBatch
 from softdecode.vlm.janus import JanusModel
 
 

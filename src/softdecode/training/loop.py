@@ -104,7 +104,7 @@ def train(
 
 
 def _prepare(task: Task, config: LoopConfig, accelerator: Accelerator, device: torch.device) -> Alone:
-    """Blocks are compiled before they are sharded, so that a compiled block contains no exchange between processes."""
+    """Blocks are compiled before they are sharded: in that order torch keeps the hooks of sharding out of the graph."""
     task.train()
     if config.checkpoint_activations:
         task.checkpoint_activations()

@@ -18,7 +18,7 @@ def folder(stack, tmp_path_factory):
     output = tmp_path_factory.mktemp("sharded")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "softdecode.cli.main", "train", "decoder", *options(stack, output)]
-    command += ["--loop.parallel", "fsdp2"]
+    command += ["--loop.parallel", "fsdp2", "--loop.preview-every", 4]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
     result = subprocess.run(
         [str(word) for word in command], env=environment, capture_output=True, text=True, timeout=300
@@ -45,6 +45,7 @@ def test_two_processes_train_the_decoders_that_one_would(stack, softdecode, fold
     result = softdecode("train", "decoder", *options(stack, tmp_path / "alone"))
     assert result.code == 0, result.err
     assert losses(folder) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+    assert (folder / "previews" / "step-000004.png").is_file()
     for name in VARIANTS:
         found, expected = (
             DistributionDecoder.from_pretrained(run / "model" / "decoders" / name)

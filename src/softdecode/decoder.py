@@ -107,8 +107,20 @@ class DistributionDecoder(nn.Module):
         """
         if len(seeds) != len(distribution):
             raise SoftDecodeError(f"{len(distribution)} images need as many decoder seeds, got {len(seeds)}")
-        times = flow.sampling_times(self.config.steps if steps is None else steps, self.flow_shift)
         condition = self.condition_tokens(distribution.to(self.device), draft)
+        return self.denoise_given(condition, seeds=seeds, steps=steps, on_step=on_step)
+
+    @torch.no_grad()
+    def denoise_given(
+        self,
+        condition: Tensor,
+        *,
+        seeds: Sequence[int],
+        steps: int | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """`denoise`, from condition tokens [B, N, D] instead of distributions."""
+        times = flow.sampling_times(self.config.steps if steps is None else steps, self.flow_shift)
         rows, columns = self.token_grid
         noise = pack(image_noise(seeds, (self.base.latent_channels, 2 * rows, 2 * columns), "decoder")).to(self.device)
         noise = noise * self.config.noise_scale

@@ -4,8 +4,10 @@ import math
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from softdecode import flow
 from softdecode.calibration import Calibration, proxy_logits
@@ -339,3 +341,13 @@ def test_the_loss_falls_and_the_condition_matters(make_task, tmp_path, make_batc
     assert others
     assert after < 0.8 * before
     assert shuffled > 1.05 * after, "with another picture's condition it predicts worse"
+
+
+def test_a_preview_shows_every_decoders_pictures(make_task, tmp_path):
+    task = make_task(draft=True)
+    config = LoopConfig(steps=2, batch_size=12, learning_rate=5e-3, warmup_steps=1, precision="fp32", preview_every=1)
+    train(task, config, tmp_path, job={})
+    sheets = [np.asarray(Image.open(path)).astype(int) for path in sorted((tmp_path / "previews").iterdir())]
+    changed = np.abs(sheets[1] - sheets[0]).sum((0, 2)) > 0  # by column of pixels
+    assert not changed[:300].any(), "the labels and the VAE's round trip stay"
+    assert all(changed[330 + 136 * place :][:120].any() for place in range(len(MODES))), "each decoder has learnt"

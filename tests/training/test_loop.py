@@ -391,6 +391,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
         ("threads", -1),
         ("log_every", 0),
         ("checkpoint_every", 0),
+        ("gradient_accumulation", 0),
+        ("max_loss_ratio", 1.0),
+        ("max_loss_ratio", -2.0),
+        ("max_loss_ratio", math.inf),
+        ("preview_every", -1),
     ],
 )
 def test_settings_out_of_range_are_named(name, value):
@@ -427,6 +432,21 @@ def test_the_rate_is_never_negative_nor_above_the_peak(steps, decay_fraction, wa
 def test_without_decay_the_rate_stays():
     config = LoopConfig(steps=10, learning_rate=0.5, warmup_steps=0, decay_fraction=0.0)
     assert {config.rate_at(step) for step in range(10)} == {0.5}
+
+
+def test_a_cosine_falls_from_the_peak_to_zero():
+    config = LoopConfig(steps=1000, learning_rate=2.0, warmup_steps=100, schedule="cosine")
+    rates = [config.rate_at(step) for step in range(1000)]
+    np.testing.assert_allclose(rates[:100], [2.0 * (step + 1) / 100 for step in range(100)])
+    assert rates[100] == 2.0
+    assert rates[550] == pytest.approx(1.0), "half of it half-way"
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[100:]))
+    assert 0 < rates[-1] < 1e-4
+
+
+def test_a_constant_rate_stays_whatever_the_decay():
+    config = LoopConfig(steps=10, learning_rate=0.5, warmup_steps=2, decay_fraction=1.0, schedule="constant")
+    assert [config.rate_at(step) for step in range(10)] == [0.25] + [0.5] * 9
 
 
 # --- data order ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.loading import load_pretrained
@@ -302,3 +303,12 @@ def test_a_rounded_codebook_is_the_same_in_every_dtype_where_a_component_is_tiny
     round_codes(task.model)
     first, *others = loaded_codebooks(task.model, tmp_path)
     assert all(torch.equal(first, other) for other in others)
+
+
+def test_a_preview_shows_pictures_and_what_becomes_of_them(task, tmp_path):
+    config = LoopConfig(steps=2, batch_size=6, warmup_steps=1, precision="fp32", preview_every=1)
+    train(task, config, tmp_path, job={})
+    first, second = (np.asarray(Image.open(path)) for path in sorted((tmp_path / "previews").iterdir()))
+    assert first.shape == second.shape
+    assert first.shape[0] > 6 * 16, "a row for each picture"
+    assert not np.array_equal(first, second), "what is shown is what has been learnt"

@@ -1,7 +1,9 @@
 """Training of the VAE: the losses' formulas, their gradients in bf16, and the latents' scale."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from softdecode.images import to_unit_range
 from softdecode.latents import encode_images
@@ -91,3 +93,12 @@ def test_the_latents_scale_is_stored_with_the_vae(task, images, tmp_path):
     unit = to_unit_range(images)
     with torch.no_grad():
         assert torch.equal(encode_images(loaded, unit), encode_images(task.model, unit))
+
+
+def test_a_preview_shows_pictures_and_what_becomes_of_them(task, tmp_path):
+    config = LoopConfig(steps=2, batch_size=6, warmup_steps=1, precision="fp32", preview_every=1)
+    train(task, config, tmp_path, job={})
+    first, second = (np.asarray(Image.open(path)) for path in sorted((tmp_path / "previews").iterdir()))
+    assert first.shape == second.shape
+    assert first.shape[0] > 6 * 16, "a row for each picture"
+    assert not np.array_equal(first, second), "what is shown is what has been learnt"

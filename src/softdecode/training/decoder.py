@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from PIL import Image
 from torch import Tensor, nn
 
 from softdecode import flow
@@ -19,10 +20,11 @@ from softdecode.calibration import proxy_distribution
 from softdecode.conditioning import condition_inputs
 from softdecode.decoder import DistributionDecoder
 from softdecode.errors import SoftDecodeError
-from softdecode.latents import pack
+from softdecode.latents import decode_latents, pack
 from softdecode.mapping import TokenDistribution, hard_distribution
 from softdecode.training.augment import splice_masks
 from softdecode.training.features import FeatureRows, Features
+from softdecode.training.previews import PREVIEWED, preview_sheet
 from softdecode.training.task import Task
 
 
@@ -152,10 +154,25 @@ class DecoderTask(Task):
         for place, decoder in enumerate(self.decoders.values()):
             assert isinstance(decoder, DistributionDecoder)
             own = features.rows(torch.arange(place, len(features), count))
-            codes, uncertainty = seen_in_training(decoder, own)
-            draft = pack(own.drafts.float()) if decoder.config.draft and own.drafts is not None else None
-            conditions.append(decoder.condition(codes, uncertainty, self.grid, draft).float())
+            conditions.append(self._condition_by(decoder, own).float())
         return torch.stack(conditions, 1).flatten(0, 1)
+
+    def _condition_by(self, decoder: DistributionDecoder, features: Features) -> Tensor:
+        codes, uncertainty = seen_in_training(decoder, features)
+        draft = pack(features.drafts.float()) if decoder.config.draft and features.drafts is not None else None
+        return decoder.condition(codes, uncertainty, self.grid, draft)
+
+    def preview(self, step: int) -> Image.Image:
+        """What the VAE can show of the first pictures, and what each decoder makes of their features."""
+        first = self.features.rows(torch.arange(min(PREVIEWED, self.samples)))
+        device = next(self.parameters()).device
+        features = Features(**{name: value.to(device) for name, value in first.named().items()})
+        columns = {"round trip": decode_latents(self.base.vae, features.latents.float())}
+        for name, decoder in self.decoders.items():
+            assert isinstance(decoder, DistributionDecoder)
+            condition = self._condition_by(decoder, features)
+            columns[name] = decoder.denoise_given(condition, seeds=range(len(features)))
+        return preview_sheet(columns)
 
 
 @torch.no_grad()

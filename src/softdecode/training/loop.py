@@ -63,12 +63,11 @@ def train(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    if device is None:
-        device = torch.device(next(task.parameters()).device.type)
-    accelerator = build_accelerator(config, device, output)
+    placed = next(task.parameters()).device
+    accelerator = build_accelerator(config, torch.device(placed.type) if device is None else device, output)
     if not resume and latest_checkpoint(output) is not None:
         raise SoftDecodeError(f"{output} already holds a run; resume it, or choose another output folder")
-    parallel = _prepare(task, config, accelerator, device)
+    parallel = _prepare(task, config, accelerator, placed if device is None else device)
     optimizer = build_optimizers(
         config.optimizer,
         task.parameters(),
@@ -104,7 +103,7 @@ def train(
 
 
 def _prepare(task: Task, config: LoopConfig, accelerator: Accelerator, device: torch.device) -> Alone:
-    """Blocks are compiled before they are sharded, so that a compiled block contains no exchange between processes."""
+    """Blocks are compiled before they are sharded: in that order torch keeps the hooks of sharding out of the graph."""
     task.train()
     if config.checkpoint_activations:
         task.checkpoint_activations()

@@ -7,9 +7,11 @@ average (van den Oord et al. 2017, appendix A.1), with dead codes revived.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from transformers import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
@@ -17,7 +19,9 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 from softdecode.errors import SoftDecodeError
 from softdecode.images import to_unit_range
 from softdecode.training.augment import Augmentation, augmented
+from softdecode.training.previews import PREVIEWED, preview_sheet
 from softdecode.training.task import Task
+from softdecode.vlm.base import nearest_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +140,12 @@ class TokenizerTask(Task):
             "context_shift": shift,
             "perplexity": perplexity,
         }
+
+    def preview(self, step: int) -> Image.Image:
+        images = to_unit_range(self.images[:PREVIEWED]).to(self.code_sums.device)
+        codes = self.model.quantize.embedding.weight
+        nearest: Any = nearest_tokens(self._features(images), codes).flatten(1)  # annotated as LongTensor upstream
+        return preview_sheet({"picture": images, "decoded": self.model.decode(nearest)})
 
     def _features(self, images: Tensor) -> Tensor:
         """Unit features [B, h, w, d] before quantisation."""

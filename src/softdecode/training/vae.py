@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
 from softdecode.images import to_unit_range
 from softdecode.training.augment import Augmentation, augmented
+from softdecode.training.previews import PREVIEWED, preview_sheet
 from softdecode.training.task import Task
 
 
@@ -83,6 +85,11 @@ class VaeTask(Task):
         divergence = posterior.kl().mean()
         loss = absolute + squared + self.config.kl_weight * divergence
         return {"loss": loss, "l1": absolute, "mse": squared, "kl": divergence}
+
+    def preview(self, step: int) -> Image.Image:
+        images = to_unit_range(self.images[:PREVIEWED]).to(self.model.device)
+        latents: Any = self.model.encode(images, return_dict=False)[0].mean
+        return preview_sheet({"picture": images, "decoded": self.model.decode(latents, return_dict=False)[0]})
 
 
 @torch.no_grad()

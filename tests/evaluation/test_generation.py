@@ -16,7 +16,7 @@ from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
 from softdecode.vlm.base import SamplingConfig
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
-pytest.importorskip("torchmetrics")
+pytest.importorskip("softdecode.evaluation.torchmetrics")
 
 PROMPTS = ["one", "two", "three"]
 SAMPLING = SamplingConfig(guidance_scale=2.0)

@@ -6,7 +6,7 @@ import torch
 
 from softdecode.errors import SoftDecodeError
 
-pytest.importorskip("torchmetrics")
+pytest.importorskip("softdecode.evaluation.torchmetrics")
 
 from softdecode.evaluation.pairs import psnr, ssim
 

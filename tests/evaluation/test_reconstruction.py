@@ -19,7 +19,7 @@ from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
 from softdecode.vlm.base import nearest_tokens
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
-pytest.importorskip("torchmetrics")
+pytest.importorskip("softdecode.evaluation.torchmetrics")
 
 CODES, DIM, COUNT = 32, 4, 5
 

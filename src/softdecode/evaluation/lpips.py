@@ -4,6 +4,7 @@ The published libraries build their VGG16 by torchvision and fetch its weights a
 the same sum of layers, without torchvision and from a file that one names.
 """
 
+import importlib.util
 from pathlib import Path
 
 import torch
@@ -103,8 +104,7 @@ def _load_vgg16(stages: nn.ModuleList, tensors: dict[str, Tensor], origin: str) 
 
 
 def _learnt_weights() -> Path:
-    try:
-        from torchmetrics.functional.image import lpips
-    except ImportError as error:
-        raise SoftDecodeError(f"{error}; LPIPS needs it: pip install softdecode[eval]") from error
-    return Path(lpips.__file__).with_name("lpips_models") / "vgg.pth"
+    found = importlib.util.find_spec("torchmetrics")
+    if found is None or found.origin is None:
+        raise SoftDecodeError("torchmetrics is missing, LPIPS needs it: pip install softdecode[eval]")
+    return Path(found.origin).parent / "functional" / "image" / "lpips_models" / "vgg.pth"

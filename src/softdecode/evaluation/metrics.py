@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.extractor import check_images
+from softdecode.evaluation.torchmetrics import FrechetInceptionDistance, KernelInceptionDistance
 
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000

@@ -5,10 +5,10 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.extractor import check_images
+from softdecode.evaluation.torchmetrics import peak_signal_noise_ratio, structural_similarity_index_measure
 
 PSNR_LIMIT = 100.0
 SSIM_WINDOW = 11

@@ -35,10 +35,15 @@ def to_pil(images: Tensor) -> list[Image.Image]:
 
 def from_pil(image: Image.Image) -> Tensor:
     """A picture to [3, H, W] float32 in [-1, 1]; transparency is composited on white."""
+    return to_unit_range(rgb_pixels(image))
+
+
+def rgb_pixels(image: Image.Image) -> Tensor:
+    """A picture to [3, H, W] uint8; transparency is composited on white."""
     rgba = image.convert("RGBA")
     rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8).view(rgb.height, rgb.width, 3)
-    return to_unit_range(pixels.permute(2, 0, 1))
+    return pixels.permute(2, 0, 1)
 
 
 def read_image(path: str | os.PathLike[str], size: tuple[int, int], *, resize: bool = False) -> Tensor:
@@ -52,15 +57,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int], *, resize: b
     Raises:
         SoftDecodeError: no such file, not a picture, or another size without `resize`.
     """
-    path = Path(path)
-    try:
-        with Image.open(path) as file:
-            image = _eight_bit(ImageOps.exif_transpose(file)).convert("RGBA")
-    except UnidentifiedImageError as error:
-        raise SoftDecodeError(f"{path} is not a picture that can be read; expected PNG, JPEG or WebP") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SoftDecodeError(f"cannot read the picture {path}: {reason}") from error
+    image = open_image(path)
     height, width = size
     if (image.height, image.width) != size:
         if not resize:
@@ -68,8 +65,25 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int], *, resize: b
                 f"{path} is {image.width}×{image.height} pixels, the model takes {width}×{height}; "
                 "resize it, or allow it with --resize"
             )
-        image = _resize_and_crop(image, size)
+        image = resize_and_crop(image, size)
     return from_pil(image)
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Read a picture file, upright, as an RGBA picture of 8 bits.
+
+    Raises:
+        SoftDecodeError: no such file, or not a picture.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as file:
+            return _eight_bit(ImageOps.exif_transpose(file)).convert("RGBA")
+    except UnidentifiedImageError as error:
+        raise SoftDecodeError(f"{path} is not a picture that can be read; expected PNG, JPEG or WebP") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SoftDecodeError(f"cannot read the picture {path}: {reason}") from error
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -79,7 +93,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
 
 
-def _resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def resize_and_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize the short side (bicubic) so that the picture covers (height, width), then crop the centre."""
     height, width = size
     scale = max(width / image.width, height / image.height)
     resized = image.resize(

@@ -96,11 +96,23 @@ class Harvest:
     kept: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
 
-    def add(self, name: str, values: Tensor) -> None:
-        self.numbers.setdefault(name, []).append(values)
+    def take(self, images: Tensor, originals: Tensor | None, measuring: Measuring) -> None:
+        """Measure a batch [b, 3, H, W] uint8, and its pairs where there are originals."""
+        self.features.append(image_features(images, measuring.extractor))
+        if originals is None:
+            return
+        numbers = {"psnr": psnr(images, originals), "ssim": ssim(images, originals)}
+        if measuring.lpips is not None:
+            numbers["lpips"] = measuring.lpips(images, originals).double().cpu()
+        for name, values in numbers.items():
+            self.numbers.setdefault(name, []).append(values)
 
-    def mean(self, name: str) -> float | None:
-        return torch.cat(self.numbers[name]).mean().item() if name in self.numbers else None
+    def mean(self, name: str, places: Sequence[int] | None = None) -> float | None:
+        """The mean of a number over pictures, or over those of some places; None where it was not taken."""
+        if name not in self.numbers:
+            return None
+        values = torch.cat(self.numbers[name])
+        return (values if places is None else values[list(places)]).mean().item()
 
     @staticmethod
     def joined(parts: "Sequence[Harvest]") -> "Harvest":
@@ -130,14 +142,16 @@ def measure(task: Task[T], measuring: Measuring) -> Measurement:
         part = slice(start, min(start + measuring.batch_size, task.count))
         originals = task.references[part] if task.paired else None
         if originals is not None:
-            _reap(references, originals, None, part, measuring, "original")
+            references.take(originals, None, measuring)
+            _keep(references, originals, part, measuring, "original")
         batch = task.prepare(part, originals)
         for contender in task.contenders:
             harvest = harvests[contender.key]
             began = time.perf_counter()
             images = contender.decode(batch)
             harvest.seconds += time.perf_counter() - began
-            _reap(harvest, images, originals, part, measuring, contender.key)
+            harvest.take(images, originals, measuring)
+            _keep(harvest, images, part, measuring, contender.key)
             done += len(images)
             if measuring.on_progress is not None:
                 measuring.on_progress("pictures", done, total)
@@ -160,16 +174,8 @@ def set_features(pictures: Pictures, measuring: Measuring) -> list[Tensor]:
     return features
 
 
-def _reap(
-    harvest: Harvest, images: Tensor, originals: Tensor | None, part: slice, measuring: Measuring, key: str
-) -> None:
-    """Take from a batch's pictures what is needed, and hand them to the sinks."""
-    harvest.features.append(image_features(images, measuring.extractor))
-    if originals is not None:
-        harvest.add("psnr", psnr(images, originals))
-        harvest.add("ssim", ssim(images, originals))
-        if measuring.lpips is not None:
-            harvest.add("lpips", measuring.lpips(images, originals).double().cpu())
+def _keep(harvest: Harvest, images: Tensor, part: slice, measuring: Measuring, key: str) -> None:
+    """Keep the pictures that a contact sheet shows, and hand all to the sinks."""
     shown = [place - part.start for place in measuring.keep if part.start <= place < part.stop]
     harvest.kept.append(images[shown])
     for sink in measuring.sinks:

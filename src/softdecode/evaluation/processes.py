@@ -51,6 +51,14 @@ class Processes:
         distributed.gather_object(value, gathered if self.main else None, dst=0)
         return gathered
 
+    def from_main(self, value: T) -> T:
+        """Rank 0's value, on every process."""
+        if self.size == 1:
+            return value
+        shared = [value]
+        distributed.broadcast_object_list(shared, src=0)
+        return shared[0]
+
     def wait(self) -> None:
         """Wait until every process has come here."""
         if self.size > 1:

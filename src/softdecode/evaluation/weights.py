@@ -25,13 +25,12 @@ def fetched(url: str, option: str) -> Path:
     expected = name.rsplit("-", 1)[-1].removesuffix(".pth")
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
-        try:
-            with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary:
+            try:
                 torch.hub.download_url_to_file(url, str(temporary), progress=False)
-        except (URLError, SoftDecodeError, RuntimeError) as error:
-            raise SoftDecodeError(
-                f"cannot fetch {url} ({error}); fetch it yourself and name it with {option}"
-            ) from error
+            except URLError as error:
+                message = f"cannot fetch {url} ({error.reason}); fetch it yourself and name the file with {option}"
+                raise SoftDecodeError(message) from error
     if not file_sha256(path).startswith(expected):
         raise SoftDecodeError(f"{path} is not the published file (its SHA-256 should start {expected}); delete it")
     return path

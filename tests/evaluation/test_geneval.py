@@ -56,5 +56,5 @@ def test_other_files_are_refused(tmp_path, text, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SoftDecodeError, match="cannot read .*nothing.jsonl"):
+    with pytest.raises(SoftDecodeError, match=r"cannot read .*nothing\.jsonl"):
         summarise_geneval(tmp_path / "nothing.jsonl")

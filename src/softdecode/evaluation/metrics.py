@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from softdecode.evaluation.torchmetrics import FrechetInceptionDistance, KernelI
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
 KERNEL_SEED = 0
+
+# torchmetrics would have every process of a launcher compute, and would wait for them.
+_ALONE: dict[str, Any] = {"sync_on_compute": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
         SoftDecodeError: fewer than 2 images, differing widths, or values that are not finite.
     """
     _check_features(features_a, features_b)
-    metric = FrechetInceptionDistance(feature=_GivenFeatures(features_a.shape[1])).set_dtype(torch.float64)
+    metric = FrechetInceptionDistance(_GivenFeatures(features_a.shape[1]), **_ALONE).set_dtype(torch.float64)
     metric.update(_exact(features_a), real=False)
     metric.update(_exact(features_b), real=True)
     return metric.compute().item()
@@ -108,7 +112,9 @@ def kernel_distance(features_a: Tensor, features_b: Tensor) -> tuple[float, floa
     subsets = 1 if len(features_a) == len(features_b) == size else KERNEL_SUBSETS
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance`")  # it keeps all features: meant
-        metric = KernelInceptionDistance(_GivenFeatures(features_a.shape[1]), subsets=subsets, subset_size=size)
+        metric = KernelInceptionDistance(
+            _GivenFeatures(features_a.shape[1]), subsets=subsets, subset_size=size, **_ALONE
+        )
     metric.update(_exact(features_a), real=False)
     metric.update(_exact(features_b), real=True)
     with torch.random.fork_rng(devices=[]):

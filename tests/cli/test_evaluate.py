@@ -195,7 +195,7 @@ def test_two_processes_give_what_one_gives(saved, usual, tmp_path):
     words = ["evaluate", "reconstruction", *map(str, usual), *saving(tmp_path)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launcher, "-m", "softdecode.cli.main", *words], capture_output=True, text=True, check=False, timeout=100
+        [*launcher, "-m", "softdecode.cli.main", *words], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("vae-ceiling") == 1, "only one process prints"

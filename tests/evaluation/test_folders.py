@@ -177,7 +177,7 @@ def test_two_processes_give_what_one_gives(sets, folders, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [tmp_path / "script.py", __file__, *folders, tmp_path / "cache"]
-    done = subprocess.run([*launcher, *map(str, words)], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run([*launcher, *map(str, words)], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     expected = evaluate_folders(*sets, measuring(), paired=True, categories=True)

@@ -59,5 +59,5 @@ def test_other_files_are_refused(tmp_path, benchmark, text, message):
     (tmp_path / "prompts").write_text(text)
     with pytest.raises(SoftDecodeError, match=message):
         read_benchmark(benchmark, tmp_path / "prompts")
-    with pytest.raises(SoftDecodeError, match="cannot read|is not a folder"):
+    with pytest.raises(SoftDecodeError, match=r"cannot read|is not a folder"):
         read_benchmark(benchmark, tmp_path / "nothing")

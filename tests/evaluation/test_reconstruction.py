@@ -177,6 +177,50 @@ def test_psnr_is_to_the_originals(measured, originals):
     assert -1 <= row.ssim <= 1
 
 
+class Difference(nn.Module):
+    """In the place of LPIPS: the mean difference of each pair."""
+
+    def forward(self, images, references):
+        return (images.float() - references.float()).abs().mean((1, 2, 3))
+
+
+def test_lpips_is_a_column_where_it_is_asked_for(measured, evaluate, originals):
+    assert all(row.lpips is None for row in measured.rows)
+    found = evaluate(more={"lpips": Difference()})
+    for row in found.rows:
+        images = measured.images[row.name if row.steps is None else f"{row.name}@{row.steps}"]
+        assert row.lpips == pytest.approx((images.float() - originals.float()).abs().mean().item(), rel=1e-3)
+
+
+def test_only_chosen_pictures_are_kept(measured, evaluate, originals):
+    found = evaluate(keep=[1, 4])
+    assert torch.equal(found.originals, originals[[1, 4]])
+    for name, images in found.images.items():
+        assert torch.equal(images, measured.images[name][[1, 4]])
+
+
+class Reader:
+    """Pictures that are read a part at a time, and no part twice."""
+
+    def __init__(self, images):
+        self.images = images
+        self.read = []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, part):
+        self.read.append((part.start, part.stop))
+        return self.images[part]
+
+
+def test_pictures_are_read_batch_by_batch(measured, evaluate, originals):
+    reader = Reader(originals)
+    found = evaluate(originals=reader)
+    assert reader.read == [(0, 1), (0, 2), (2, 4), (4, 5)], "the first alone, for the size of its latents"
+    assert [row.frechet for row in found.rows] == [row.frechet for row in measured.rows]
+
+
 def test_baselines_do_not_depend_on_the_decoders(measured, evaluate, make_decoder):
     other = evaluate(decoders={"other": make_decoder("soft", kappa=50.0, epsilon=0.3)}, steps=(3,), seed=99)
     for name in ("vae-ceiling", "vq", "vq-soft"):

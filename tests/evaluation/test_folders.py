@@ -18,7 +18,7 @@ pytest.importorskip("softdecode.evaluation.torchmetrics")
 from softdecode.evaluation.feature_cache import FeatureCache
 from softdecode.evaluation.folders import evaluate_folders
 from softdecode.evaluation.image_sets import open_image_set
-from softdecode.evaluation.measurement import Measuring
+from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.metrics import compare_sets
 from softdecode.evaluation.mjhq import check_mjhq, mjhq_pictures
 from softdecode.evaluation.pairs import psnr

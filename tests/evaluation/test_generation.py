@@ -8,7 +8,7 @@ from softdecode.calibration import Calibration
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import DecoderConfig
 from softdecode.evaluation.generation import evaluate_generation
-from softdecode.evaluation.measurement import Measuring
+from softdecode.evaluation.measuring import Measuring
 from softdecode.files import tensor_sha256
 from softdecode.images import to_uint8
 from softdecode.mapping import map_logits

@@ -9,7 +9,7 @@ from torch import nn
 from softdecode.calibration import Calibration
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import DecoderConfig
-from softdecode.evaluation.measurement import Measuring
+from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.reconstruction import evaluate_reconstruction, proxy_distribution
 from softdecode.evaluation.rows import BitRates
 from softdecode.files import tensor_sha256

@@ -15,7 +15,7 @@ from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.feature_cache import FeatureCache
 from softdecode.evaluation.folders import FolderRow, evaluate_folders
 from softdecode.evaluation.image_sets import FolderSet, ImageSet, open_image_set
-from softdecode.evaluation.measurement import Measuring
+from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.metrics_protocol import metrics_protocol
 from softdecode.evaluation.mjhq import check_mjhq, mjhq_pictures
 from softdecode.evaluation.processes import Processes, joined_processes

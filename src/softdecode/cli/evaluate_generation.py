@@ -20,7 +20,7 @@ from softdecode.data.emoji import load_emoji
 from softdecode.data.prompts import held_in_prompts
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.generation import evaluate_generation
-from softdecode.evaluation.measurement import Measuring
+from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.metrics_protocol import metrics_protocol
 from softdecode.evaluation.pictures import EMOJI_RESIZER
 from softdecode.evaluation.processes import Processes, joined_processes

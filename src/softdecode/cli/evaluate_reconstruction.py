@@ -17,7 +17,7 @@ from softdecode.cli.evaluation_options import (
 from softdecode.cli.metric_options import MetricOptions
 from softdecode.cli.options import ModelOptions, check_positive, parse, progress_bars
 from softdecode.errors import SoftDecodeError
-from softdecode.evaluation.measurement import Measuring
+from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.metrics_protocol import metrics_protocol
 from softdecode.evaluation.pictures import emoji_test_pictures
 from softdecode.evaluation.processes import Processes, joined_processes

@@ -10,7 +10,7 @@ from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.extractors import extractor_info
 from softdecode.evaluation.feature_cache import FeatureCache
 from softdecode.evaluation.image_sets import FolderSet, ImageSet
-from softdecode.evaluation.measurement import Harvest, Measuring, set_features
+from softdecode.evaluation.measuring import Harvest, Measuring, set_features
 from softdecode.evaluation.metrics import compare_sets
 
 

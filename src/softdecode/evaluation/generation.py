@@ -8,7 +8,8 @@ from torch import Tensor
 
 from softdecode.decoder import DistributionDecoder
 from softdecode.evaluation.contenders import Contender, DecodableBatch, decoder_contenders
-from softdecode.evaluation.measurement import Measurement, Measuring, Task, measure
+from softdecode.evaluation.measurement import Measurement, Task, measure
+from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.pictures import Pictures
 from softdecode.evaluation.rows import BitRates
 from softdecode.images import to_uint8

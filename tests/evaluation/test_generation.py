@@ -8,6 +8,7 @@ from softdecode.calibration import Calibration
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import DecoderConfig
 from softdecode.evaluation.generation import evaluate_generation
+from softdecode.evaluation.measuring import Measuring
 from softdecode.files import tensor_sha256
 from softdecode.images import to_uint8
 from softdecode.mapping import map_logits
@@ -15,7 +16,7 @@ from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
 from softdecode.vlm.base import SamplingConfig
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
-pytest.importorskip("torchmetrics")
+pytest.importorskip("softdecode.evaluation.torchmetrics")
 
 PROMPTS = ["one", "two", "three"]
 SAMPLING = SamplingConfig(guidance_scale=2.0)
@@ -91,8 +92,10 @@ def evaluate(drawer):
     references = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
     def call(decoders, **changes):
-        usual = {"sampling": SAMPLING, "steps": (2,), "seed": 3, "batch_size": 2}
-        return evaluate_generation(PROMPTS, references, drawer, decoders, Averages(), **{**usual, **changes})
+        settings = {"extractor": Averages(), "batch_size": 2, "keep": range(3), "on_progress": None}
+        measuring = Measuring(**{name: changes.pop(name, value) for name, value in settings.items()})
+        usual = {"sampling": SAMPLING, "steps": (2,), "seed": 3}
+        return evaluate_generation(PROMPTS, references, drawer, decoders, measuring, **{**usual, **changes})
 
     return call
 
@@ -115,7 +118,7 @@ def test_prompts_are_drawn_once_for_decoders_of_one_smoothing(evaluate, drawer, 
 def test_each_smoothing_has_its_own_belief_of_the_same_tokens(evaluate, drawer, make_decoder):
     decoders = {"plain": make_decoder("soft", 0.0), "smooth": make_decoder("soft", 0.4), "hard": make_decoder("hard")}
     measured, _ = evaluate(decoders)
-    assert [call[3].epsilon for call in drawer.calls] == [0.0, 0.0, 0.4, 0.4]
+    assert [call[3].epsilon for call in drawer.calls] == [0.0, 0.4, 0.0, 0.4]
     assert not torch.equal(measured.images["plain@2"], measured.images["smooth@2"])
     # Each decoder, on its own, makes the pictures that it makes beside the others.
     for name, decoder in decoders.items():
@@ -147,7 +150,8 @@ def test_the_batch_size_changes_nothing(evaluate, make_decoder, batch_size):
         assert (found.images[name].int() - images.int()).abs().max() <= 1, name
 
 
-def test_progress_is_reported_for_the_vlm_and_each_row(evaluate, make_decoder):
+def test_progress_counts_the_pictures_of_all_rows(evaluate, make_decoder):
     calls = []
     evaluate({"soft": make_decoder("soft")}, on_progress=lambda *call: calls.append(call))
-    assert calls == [(name, done, 3) for name in ("vlm", "vq", "vq-soft", "soft") for done in (2, 3)]
+    expected = [("pictures", done, 9) for done in (2, 4, 6, 7, 8, 9)]
+    assert calls == [*expected, ("references", 2, 4), ("references", 4, 4)]

@@ -9,6 +9,7 @@ from torch import nn
 from softdecode.calibration import Calibration
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import DecoderConfig
+from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.reconstruction import evaluate_reconstruction, proxy_distribution
 from softdecode.evaluation.rows import BitRates
 from softdecode.files import tensor_sha256
@@ -18,7 +19,7 @@ from softdecode.training.tokenizer import TokenizerConfig, build_tokenizer
 from softdecode.vlm.base import nearest_tokens
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
-pytest.importorskip("torchmetrics")
+pytest.importorskip("softdecode.evaluation.torchmetrics")
 
 CODES, DIM, COUNT = 32, 4, 5
 
@@ -81,15 +82,17 @@ def evaluate(originals, tokenizer, decoders):
             "originals": originals,
             "tokenizer": tokenizer,
             "decoders": decoders,
-            "extractor": Averages(),
             "calibration": Calibration(kappa=7.0),
             "steps": (1, 2),
             "seed": 3,
-            "batch_size": 2,
         }
+        settings = {"extractor": Averages(), "batch_size": 2, "keep": range(COUNT)}
         given = {**usual, **changes}
+        measuring = Measuring(
+            **{name: given.pop(name, value) for name, value in settings.items()}, **given.pop("more", {})
+        )
         return evaluate_reconstruction(
-            given.pop("originals"), given.pop("tokenizer"), given.pop("decoders"), given.pop("extractor"), **given
+            given.pop("originals"), given.pop("tokenizer"), given.pop("decoders"), measuring, **given
         )
 
     return call
@@ -174,6 +177,50 @@ def test_psnr_is_to_the_originals(measured, originals):
     assert -1 <= row.ssim <= 1
 
 
+class Difference(nn.Module):
+    """In the place of LPIPS: the mean difference of each pair."""
+
+    def forward(self, images, references):
+        return (images.float() - references.float()).abs().mean((1, 2, 3))
+
+
+def test_lpips_is_a_column_where_it_is_asked_for(measured, evaluate, originals):
+    assert all(row.lpips is None for row in measured.rows)
+    found = evaluate(more={"lpips": Difference()})
+    for row in found.rows:
+        images = measured.images[row.name if row.steps is None else f"{row.name}@{row.steps}"]
+        assert row.lpips == pytest.approx((images.float() - originals.float()).abs().mean().item(), rel=1e-3)
+
+
+def test_only_chosen_pictures_are_kept(measured, evaluate, originals):
+    found = evaluate(keep=[1, 4])
+    assert torch.equal(found.originals, originals[[1, 4]])
+    for name, images in found.images.items():
+        assert torch.equal(images, measured.images[name][[1, 4]])
+
+
+class Reader:
+    """Pictures that are read a part at a time, and no part twice."""
+
+    def __init__(self, images):
+        self.images = images
+        self.read = []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, part):
+        self.read.append((part.start, part.stop))
+        return self.images[part]
+
+
+def test_pictures_are_read_batch_by_batch(measured, evaluate, originals):
+    reader = Reader(originals)
+    found = evaluate(originals=reader)
+    assert reader.read == [(0, 1), (0, 2), (2, 4), (4, 5)], "the first alone, for the size of its latents"
+    assert [row.frechet for row in found.rows] == [row.frechet for row in measured.rows]
+
+
 def test_baselines_do_not_depend_on_the_decoders(measured, evaluate, make_decoder):
     other = evaluate(decoders={"other": make_decoder("soft", kappa=50.0, epsilon=0.3)}, steps=(3,), seed=99)
     for name in ("vae-ceiling", "vq", "vq-soft"):
@@ -202,10 +249,11 @@ def test_the_seed_changes_the_diffusion_decoders_alone(measured, evaluate):
     assert not torch.equal(other.images["soft@2"][0], measured.images["soft@2"][1])
 
 
-def test_progress_is_reported_for_each_row(evaluate, decoders):
+def test_progress_counts_the_pictures_of_all_rows(evaluate, decoders):
     calls = []
-    evaluate(decoders={"hard": decoders["hard"]}, steps=(1,), on_progress=lambda *call: calls.append(call))
-    assert calls == [(name, done, COUNT) for name in ("vae-ceiling", "vq", "vq-soft", "hard") for done in (2, 4, 5)]
+    more = {"on_progress": lambda *call: calls.append(call)}
+    evaluate(decoders={"hard": decoders["hard"]}, steps=(1,), more=more)
+    assert calls == [("pictures", done, 4 * COUNT) for done in (2, 4, 6, 8, 10, 12, 14, 16, 17, 18, 19, 20)]
 
 
 def test_a_sure_encoder_makes_soft_hard(tokenizer, originals):

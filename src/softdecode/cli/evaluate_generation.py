@@ -8,17 +8,22 @@ import torch
 import tyro
 
 from softdecode.cli.evaluation_options import (
+    PictureOptions,
     decoder_settings,
     load_decoders,
-    load_extractor,
     write_results,
     write_sheet,
 )
+from softdecode.cli.metric_options import MetricOptions
 from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse
 from softdecode.data.emoji import load_emoji
 from softdecode.data.prompts import held_in_prompts
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.generation import evaluate_generation
+from softdecode.evaluation.measuring import Measuring
+from softdecode.evaluation.metrics_protocol import metrics_protocol
+from softdecode.evaluation.pictures import EMOJI_RESIZER
+from softdecode.evaluation.processes import Processes, joined_processes
 from softdecode.progress import progress_bars
 from softdecode.training.jobs import DEFAULT_DATA
 
@@ -48,6 +53,8 @@ class EvaluateGeneration:
     """Print result.json instead of the table."""
     models: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
+    metrics: Annotated[MetricOptions, tyro.conf.arg(name="")] = field(default_factory=MetricOptions)
+    saving: Annotated[PictureOptions, tyro.conf.arg(name="")] = field(default_factory=PictureOptions)
 
     def run(self) -> None:
         check_positive(batch_size=self.batch_size, steps=min(self.steps, default=None))
@@ -55,6 +62,12 @@ class EvaluateGeneration:
             raise SoftDecodeError(f"--prompts must be at least 2, got {self.prompts}")
         if self.models.decoder is not None:
             raise SoftDecodeError("name the decoders to measure with --decoders")
+        if self.metrics.lpips:
+            raise SoftDecodeError("LPIPS compares pairs of pictures, drawn ones have none; leave --lpips out")
+        with joined_processes() as processes:
+            self._run(processes)
+
+    def _run(self, processes: Processes) -> None:
         vlm = self.models.load_vlm()
         decoders = load_decoders(self.decoders, self.models)
         for decoder in decoders.values():
@@ -66,30 +79,41 @@ class EvaluateGeneration:
         captions = [emoji.caption for emoji in chosen]
         sampling = self.sampling.over(vlm.defaults)
         steps = self.steps or (next(iter(decoders.values())).config.steps,)
-        with progress_bars(self.json) as bars:
+        extractor, _ = self.metrics.load(self.models.device)
+        # Fixed rule: the first prompts, whose order is that of their hashes.
+        shown = range(min(12, len(captions)))
+        with progress_bars(self.json or not processes.main) as bars:
             measurement, seconds = evaluate_generation(
                 captions,
                 references,
                 vlm,
                 decoders,
-                load_extractor(self.models),
+                Measuring(
+                    extractor=extractor,
+                    batch_size=self.batch_size,
+                    keep=shown,
+                    sinks=self.saving.sinks(processes),
+                    processes=processes,
+                    on_progress=bars,
+                ),
                 sampling=sampling,
                 steps=steps,
                 seed=self.seed,
-                batch_size=self.batch_size,
-                on_progress=bars,
             )
+        if not processes.main:
+            return
         columns = {"VQ": "vq"} | {name: f"{name}@{max(steps)}" for name in decoders}
-        # Fixed rule: the first prompts, whose order is that of their hashes.
-        write_sheet(self.output, measurement, columns, captions, range(min(12, len(captions))))
+        write_sheet(self.output, measurement, columns, [captions[place] for place in shown])
         protocol: dict[str, object] = {
             "task": "generation",
             "prompts": "captions of the emoji train split, ordered by SHA-256",
             "reference": "the real pictures of these captions",
             "data_sha256": data.digest,
             "count": len(captions),
+            "reference_count": len(references),
             "resolution": list(vlm.tokenizer.image_size),
-            "resizer": "none: pictures are 64 px as published (fluent: Lanczos from 256 px)",
+            "resizer": EMOJI_RESIZER,
+            "crop": "none",
             "seed": self.seed,
             "sampling": asdict(sampling),
             "vlm_seconds": seconds,
@@ -97,7 +121,14 @@ class EvaluateGeneration:
             "models": self.models.settings(),
             "codebook_sha256": next(iter(decoders.values())).config.codebook_sha256,
         }
-        write_results(self.output, measurement, command="evaluate generation", protocol=protocol, as_json=self.json)
+        write_results(
+            self.output,
+            measurement,
+            command="evaluate generation",
+            protocol=protocol,
+            metrics=metrics_protocol(extractor, task="generation"),
+            as_json=self.json,
+        )
 
 
 def main(arguments: list[str]) -> None:

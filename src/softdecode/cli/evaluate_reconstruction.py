@@ -4,19 +4,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from softdecode.cli.evaluation_options import (
+    PictureOptions,
     decoder_settings,
     load_decoders,
-    load_extractor,
+    spread,
     write_results,
     write_sheet,
 )
+from softdecode.cli.metric_options import MetricOptions
 from softdecode.cli.options import ModelOptions, check_positive, parse
-from softdecode.data.emoji import load_emoji
 from softdecode.errors import SoftDecodeError
+from softdecode.evaluation.measuring import Measuring
+from softdecode.evaluation.metrics_protocol import metrics_protocol
+from softdecode.evaluation.pictures import emoji_test_pictures
+from softdecode.evaluation.processes import Processes, joined_processes
 from softdecode.evaluation.reconstruction import evaluate_reconstruction
 from softdecode.progress import progress_bars
 from softdecode.training.jobs import DEFAULT_DATA
@@ -46,51 +50,67 @@ class EvaluateReconstruction:
     json: bool = False
     """Print result.json instead of the table."""
     models: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+    metrics: Annotated[MetricOptions, tyro.conf.arg(name="")] = field(default_factory=MetricOptions)
+    saving: Annotated[PictureOptions, tyro.conf.arg(name="")] = field(default_factory=PictureOptions)
 
     def run(self) -> None:
         check_positive(limit=self.limit, batch_size=self.batch_size, steps=min(self.steps, default=None))
         if self.models.decoder is not None:
             raise SoftDecodeError("name the decoders to measure with --decoders")
+        with joined_processes() as processes:
+            self._run(processes)
+
+    def _run(self, processes: Processes) -> None:
         vlm = self.models.load_vlm()
         decoders = load_decoders(self.decoders, self.models)
         for decoder in decoders.values():
             decoder.check_codebook(vlm.tokenizer.codebook, vlm.name)
-        data = load_emoji(self.data.expanduser()).split("test")
-        places = torch.linspace(0, len(data) - 1, min(self.limit or len(data), len(data))).round().long()
+        pictures = emoji_test_pictures(self.data.expanduser(), self.limit)
         calibrated = [d for d in decoders.values() if d.calibration.kappa != 1] or list(decoders.values())
         steps = self.steps or (next(iter(decoders.values())).config.steps,)
-        with progress_bars(self.json) as bars:
+        extractor, lpips = self.metrics.load(self.models.device)
+        # Fixed rule: every k-th picture of the split, in its own order.
+        shown = spread(len(pictures.images), 12)
+        with progress_bars(self.json or not processes.main) as bars:
             measurement = evaluate_reconstruction(
-                data.images[places],
+                pictures.images,
                 vlm.tokenizer,
                 decoders,
-                load_extractor(self.models),
+                Measuring(
+                    extractor=extractor,
+                    lpips=lpips,
+                    batch_size=self.batch_size,
+                    keep=shown,
+                    sinks=self.saving.sinks(processes),
+                    processes=processes,
+                    on_progress=bars,
+                ),
                 calibration=calibrated[0].calibration,
                 steps=steps,
                 seed=self.seed,
-                batch_size=self.batch_size,
-                on_progress=bars,
             )
-        captions = [data.emoji[place].caption for place in places.tolist()]
-        # Fixed rule: every k-th picture of the split, in its own order.
-        shown = torch.linspace(0, len(places) - 1, min(12, len(places))).round().long().tolist()
-        shown_steps = max(steps)
-        columns = {"VAE": "vae-ceiling", "VQ": "vq"} | {name: f"{name}@{shown_steps}" for name in decoders}
-        write_sheet(self.output, measurement, columns, captions, shown)
+        if not processes.main:
+            return
+        columns = {"VAE": "vae-ceiling", "VQ": "vq"} | {name: f"{name}@{max(steps)}" for name in decoders}
+        write_sheet(self.output, measurement, columns, [pictures.captions[place] for place in shown])
         protocol: dict[str, object] = {
             "task": "reconstruction",
-            "reference": "the originals, emoji test split (whole families held out)",
-            "data_sha256": data.digest,
-            "count": len(places),
-            "whole_split": len(places) == len(data),
+            **pictures.description,
+            "count": len(pictures.images),
             "resolution": list(vlm.tokenizer.image_size),
-            "resizer": "none: pictures are 64 px as published (fluent: Lanczos from 256 px)",
             "seed": self.seed,
             "decoders": {name: decoder_settings(decoder) for name, decoder in decoders.items()},
             "models": self.models.settings(),
             "codebook_sha256": next(iter(decoders.values())).config.codebook_sha256,
         }
-        write_results(self.output, measurement, command="evaluate reconstruction", protocol=protocol, as_json=self.json)
+        write_results(
+            self.output,
+            measurement,
+            command="evaluate reconstruction",
+            protocol=protocol,
+            metrics=metrics_protocol(extractor, lpips, task="reconstruction"),
+            as_json=self.json,
+        )
 
 
 def main(arguments: list[str]) -> None:

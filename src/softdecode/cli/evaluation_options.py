@@ -1,21 +1,23 @@
-"""What both evaluation commands share: the decoders to compare, the extractor, and writing the results."""
+"""What both evaluation commands share: the decoders to compare, where pictures go, and writing the results."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 
 from softdecode.base import DecoderBase
 from softdecode.cli.options import ModelOptions
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import base_location, read_config
-from softdecode.device import resolve_device, resolve_placement
+from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
-from softdecode.evaluation.extractor import EfficientNetLite0
-from softdecode.evaluation.metrics import METRICS_PROTOCOL
-from softdecode.evaluation.rows import Measurement
+from softdecode.evaluation.measurement import Measurement
+from softdecode.evaluation.processes import Processes
+from softdecode.evaluation.sinks import NpzFiles, PictureSink, PngFolder
 from softdecode.evaluation.tables import table
 from softdecode.files import write_json, write_text
 from softdecode.images import save_image, to_pil
@@ -62,9 +64,27 @@ def _table_order(folder: Path) -> int:
     return order.index(folder.name) if folder.name in order else len(order)
 
 
-def load_extractor(models: ModelOptions) -> EfficientNetLite0:
-    """The embedded metrics' feature extractor, on the chosen device."""
-    return EfficientNetLite0().to(resolve_device(models.device))
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """Where each row's pictures go."""
+
+    save_images: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Write every picture as DIR/ROW/NNNNNN.png."""
+    npz: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Write each row's pictures as DIR/ROW.npz, arr_0 uint8 [N, H, W, 3], as ADM's evaluator takes them."""
+
+    def sinks(self, processes: Processes) -> list[PictureSink]:
+        sinks: list[PictureSink] = []
+        if self.save_images is not None:
+            sinks.append(PngFolder(self.save_images))
+        if self.npz is not None:
+            sinks.append(NpzFiles(self.npz, processes))
+        return sinks
+
+
+def spread(count: int, shown: int) -> list[int]:
+    """Places of `shown` of `count` pictures, evenly spaced; of all, where there are fewer."""
+    return torch.linspace(0, count - 1, min(shown, count)).round().long().tolist()
 
 
 def write_results(
@@ -73,6 +93,7 @@ def write_results(
     *,
     command: str,
     protocol: dict[str, object],
+    metrics: dict[str, object],
     as_json: bool,
 ) -> None:
     """Write result.json, table.md and print one of them."""
@@ -82,41 +103,35 @@ def write_results(
         row["frechet_over_vq"] = row["frechet"] / usual
     result = {
         "command": command,
-        "protocol": {**protocol, "metrics": METRICS_PROTOCOL},
+        "protocol": {**protocol, "metrics": metrics},
         "rows": rows,
         "provenance": provenance(),
     }
-    columns = [
-        "name",
-        "condition",
-        "steps",
-        "bits_per_pixel",
-        "frechet",
-        "frechet_over_vq",
-        "kernel",
-        "psnr",
-        "ssim",
-        "seconds",
-    ]
-    if all(row["psnr"] is None for row in rows):
-        columns = [column for column in columns if column not in ("psnr", "ssim")]
-    text = table(rows, columns)
+    columns = ["name", "condition", "steps", "bits_per_pixel", "frechet", "frechet_over_vq"]
+    columns += ["kernel", "psnr", "ssim", "lpips", "seconds"]
+    # What nothing has been measured of needs no column.
+    columns = [name for name in columns if name == "steps" or any(row[name] is not None for row in rows)]
+    text = measured_table(rows, columns, metrics)
     write_json(output / "result.json", result)
     write_text(output / "table.md", text + "\n")
     print(json.dumps(result) if as_json else text)
 
 
-def write_sheet(
-    output: Path, measurement: Measurement, columns: dict[str, str], labels: Sequence[str], places: Sequence[int]
-) -> None:
-    """Write grid.png: the reference, then the chosen rows' pictures, of the images at `places`.
+def measured_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str], metrics: Mapping[str, object]) -> str:
+    """The table of some columns; Frechet distances are headed by the name that their extractor allows."""
+    name = str(metrics["frechet_name"])
+    headings = {column: column.replace("frechet", name) for column in columns}
+    return table([{headings[column]: row.get(column) for column in columns} for row in rows], list(headings.values()))
+
+
+def write_sheet(output: Path, measurement: Measurement, columns: dict[str, str], labels: Sequence[str]) -> None:
+    """Write grid.png: the originals, where there are any, then the chosen rows' pictures, of all kept ones.
 
     Args:
-        columns: heading to row name, as in `Measurement.images`.
-        labels: of all images.
+        columns: heading to row, as in `Measurement.images`.
+        labels: of the kept pictures.
     """
-    sources = {"original": measurement.reference} if measurement.paired else {}
+    sources = {} if measurement.originals is None else {"original": measurement.originals}
     sources |= {heading: measurement.images[name] for heading, name in columns.items()}
-    index = torch.tensor(list(places))
-    rows = list(zip(*(to_pil(images[index]) for images in sources.values()), strict=True))
-    save_image(contact_sheet(list(sources), [labels[place] for place in places], rows, cell=96), output / "grid.png")
+    rows = list(zip(*(to_pil(images) for images in sources.values()), strict=True))
+    save_image(contact_sheet(list(sources), labels, rows, cell=96), output / "grid.png")

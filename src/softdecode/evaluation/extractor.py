@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softdecode.errors import SoftDecodeError
+from softdecode.evaluation.extractors import ExtractorInfo
 from softdecode.files import file_sha256
 
 EXTRACTOR = "efficientnet-lite0-imagenet-224"
@@ -28,6 +29,13 @@ class EfficientNetLite0(nn.Module):
     """
 
     num_features = 1280
+    info = ExtractorInfo(
+        name=EXTRACTOR,
+        weights_sha256=EXTRACTOR_SHA256,
+        resizer="torch bicubic, antialias, whole picture to 224x224, unclamped; then (value - 127) / 128",
+        width=num_features,
+        is_fid=False,
+    )
 
     def __init__(self) -> None:
         """Load the network.

@@ -1,51 +1,22 @@
-"""How close image sets, and pairs of images, are: Frechet and kernel distance, PSNR and SSIM, all by torchmetrics."""
+"""How close two image sets are: Frechet and kernel distance, by torchmetrics."""
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from softdecode.errors import SoftDecodeError
-from softdecode.evaluation.extractor import EXTRACTOR, EXTRACTOR_SHA256, check_images
+from softdecode.evaluation.extractor import check_images
+from softdecode.evaluation.torchmetrics import FrechetInceptionDistance, KernelInceptionDistance
 
 KERNEL_SUBSETS = 100
 KERNEL_SUBSET_SIZE = 1000
 KERNEL_SEED = 0
-PSNR_LIMIT = 100.0
-SSIM_WINDOW = 11
-SSIM_SIGMA = 1.5
 
-METRICS_PROTOCOL: dict[str, object] = {
-    "extractor": EXTRACTOR,
-    "extractor_sha256": EXTRACTOR_SHA256,
-    "resize": "torch bicubic, antialias, whole picture to 224x224, unclamped; then (value - 127) / 128",
-    "frechet": "float64, unbiased covariances",
-    "kernel": {
-        "kernel": "polynomial (x.y / 1280 + 1)^3, unbiased MMD^2, float64",
-        "subsets": KERNEL_SUBSETS,
-        "subset_size": f"min({KERNEL_SUBSET_SIZE}, size of the smaller set)",
-        "seed": KERNEL_SEED,
-        "whole_sets": "one subset, standard deviation 0, if it holds all of both sets",
-    },
-    "psnr": f"data range 1.0; of each image over all pixels and channels, at most {PSNR_LIMIT:g} dB; mean over images",
-    "ssim": {
-        "data_range": 1.0,
-        "window": f"gaussian {SSIM_WINDOW}x{SSIM_WINDOW}, sigma {SSIM_SIGMA}, reflected at the border",
-        "k1": 0.01,
-        "k2": 0.03,
-        "mean": "of each image over all pixels and channels; mean over images",
-    },
-    "torchmetrics": version("torchmetrics"),
-}
-
-_PAIRS_AT_ONCE = 64
+# torchmetrics would have every process of a launcher compute, and would wait for them.
+_ALONE: dict[str, Any] = {"sync_on_compute": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +84,7 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
         SoftDecodeError: fewer than 2 images, differing widths, or values that are not finite.
     """
     _check_features(features_a, features_b)
-    metric = FrechetInceptionDistance(feature=_GivenFeatures(features_a.shape[1])).set_dtype(torch.float64)
+    metric = FrechetInceptionDistance(_GivenFeatures(features_a.shape[1]), **_ALONE).set_dtype(torch.float64)
     metric.update(_exact(features_a), real=False)
     metric.update(_exact(features_b), real=True)
     return metric.compute().item()
@@ -141,66 +112,15 @@ def kernel_distance(features_a: Tensor, features_b: Tensor) -> tuple[float, floa
     subsets = 1 if len(features_a) == len(features_b) == size else KERNEL_SUBSETS
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance`")  # it keeps all features: meant
-        metric = KernelInceptionDistance(_GivenFeatures(features_a.shape[1]), subsets=subsets, subset_size=size)
+        metric = KernelInceptionDistance(
+            _GivenFeatures(features_a.shape[1]), subsets=subsets, subset_size=size, **_ALONE
+        )
     metric.update(_exact(features_a), real=False)
     metric.update(_exact(features_b), real=True)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(KERNEL_SEED)  # torch.manual_seed would reseed the GPUs too
         mean, std = metric.compute()
     return mean.item(), std.item()
-
-
-def psnr(images: Tensor, references: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB, the mean over images of 10 log10(1 / MSE) with values in [0, 1].
-
-    Each image counts at most 100 dB: that stands for the infinite ratio of identical images.
-
-    Args:
-        images: [M, 3, H, W] uint8.
-        references: the same shape, uint8; image by image what `images` should be.
-
-    Returns:
-        The mean, in [0, 100] dB.
-
-    Raises:
-        SoftDecodeError: shapes that differ or are not [M, 3, H, W], another dtype, or no images.
-    """
-
-    def ratios(batch: Tensor, targets: Tensor) -> Tensor:
-        values = peak_signal_noise_ratio(batch, targets, data_range=1.0, reduction="none", dim=(1, 2, 3))
-        return values.clamp(max=PSNR_LIMIT)
-
-    _check_pairs(images, references)
-    return _mean_over_images(ratios, images, references)
-
-
-def ssim(images: Tensor, references: Tensor) -> float:
-    """Structural similarity (Wang et al. 2004), the mean over images, with values in [0, 1] and data range 1.
-
-    The window is an 11x11 gaussian of sigma 1.5, on each colour channel. As torchmetrics does, pictures are
-    reflected at the border and every pixel counts; implementations that leave the border out differ slightly.
-
-    Args:
-        images: [M, 3, H, W] uint8, H and W at least 11.
-        references: the same shape, uint8; image by image what `images` should be.
-
-    Returns:
-        The mean, in [-1, 1]; 1 means identical.
-
-    Raises:
-        SoftDecodeError: shapes that differ or are not [M, 3, H, W], another dtype, no images, or images too small.
-    """
-
-    def similarities(batch: Tensor, targets: Tensor) -> Tensor:
-        values = structural_similarity_index_measure(
-            batch, targets, sigma=SSIM_SIGMA, kernel_size=SSIM_WINDOW, reduction="none", data_range=1.0
-        )
-        return cast(Tensor, values)
-
-    _check_pairs(images, references)
-    if min(images.shape[2:]) < SSIM_WINDOW:
-        raise SoftDecodeError(f"images are {list(images.shape[2:])} pixels, SSIM needs at least {SSIM_WINDOW} a side")
-    return _mean_over_images(similarities, images, references)
 
 
 class _GivenFeatures(nn.Module):
@@ -216,22 +136,6 @@ class _GivenFeatures(nn.Module):
 
 def _exact(features: Tensor) -> Tensor:
     return features.detach().cpu().double()
-
-
-def _mean_over_images(metric: Callable[[Tensor, Tensor], Tensor], images: Tensor, references: Tensor) -> float:
-    """The mean of a metric that gives one value for each pair, on values in [0, 1], some pairs at a time."""
-    batches = zip(images.split(_PAIRS_AT_ONCE), references.split(_PAIRS_AT_ONCE), strict=True)
-    values = [metric(batch.float() / 255, targets.float() / 255) for batch, targets in batches]
-    return torch.cat(values).double().mean().item()
-
-
-def _check_pairs(images: Tensor, references: Tensor) -> None:
-    check_images(images)
-    check_images(references)
-    if images.shape != references.shape:
-        raise SoftDecodeError(
-            f"images are {list(images.shape)} but references {list(references.shape)}, expected equal"
-        )
 
 
 def _check_features(features_a: Tensor, features_b: Tensor) -> None:

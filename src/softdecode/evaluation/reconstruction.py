@@ -7,77 +7,106 @@ it decodes and how many bits that is (spec section 4).
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from diffusers import AutoencoderKL
+from torch import Tensor
 
 from softdecode.calibration import Calibration, proxy_distribution
 from softdecode.decoder import DistributionDecoder
-from softdecode.evaluation.rows import BitRates, Measurement, Progress
-from softdecode.images import to_unit_range
+from softdecode.evaluation.contenders import Contender, DecodableBatch, decoder_contenders
+from softdecode.evaluation.measurement import Measurement, Task, measure
+from softdecode.evaluation.measuring import Measuring
+from softdecode.evaluation.pictures import Pictures
+from softdecode.evaluation.rows import BitRates
+from softdecode.images import to_uint8, to_unit_range
 from softdecode.latents import decode_latents, encode_images
 from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import ImageTokenizer, nearest_tokens
 
 
+class EncodedBatch(DecodableBatch):
+    """Originals and what the tokenizer makes of them, each computed once for all contenders.
+
+    Args:
+        part: the originals' places.
+        originals: [b, 3, H, W] uint8.
+        tokenizer: of the VLM.
+    """
+
+    def __init__(self, part: slice, originals: Tensor, tokenizer: ImageTokenizer) -> None:
+        super().__init__(part, tokenizer)
+        self.images = to_unit_range(originals)
+        self.features = tokenizer.features(self.images)
+
+    @property
+    def tokens(self) -> Tensor:
+        return nearest_tokens(self.features, self.tokenizer.codebook)
+
+    def proxy(self, calibration: Calibration) -> TokenDistribution:
+        """The encoder's belief under a calibration."""
+        return proxy_distribution(self.features, self.tokenizer.codebook, calibration)
+
+    def belief(self, decoder: DistributionDecoder) -> TokenDistribution:
+        return self.proxy(decoder.calibration)
+
+
 @torch.no_grad()
 def evaluate_reconstruction(
-    originals: Tensor,
+    originals: Pictures,
     tokenizer: ImageTokenizer,
     decoders: Mapping[str, DistributionDecoder],
-    extractor: nn.Module,
+    measuring: Measuring,
     *,
     calibration: Calibration,
     steps: Sequence[int],
     seed: int = 0,
-    batch_size: int = 64,
-    on_progress: Progress | None = None,
 ) -> Measurement:
     """Decode the originals in every way and measure.
 
     Args:
-        originals: [M, 3, H, W] uint8.
+        originals: M pictures of the tokenizer's size.
         tokenizer: of the VLM.
         decoders: by name, all on one VAE; each conditions by its own mode and calibration.
-        extractor: image features, see `evaluation.extractor`.
+        measuring: extractor, batch size, processes; see `Measuring`.
         calibration: for the row `vq-soft`.
         steps: numbers of denoising steps, each a row of every decoder.
         seed: of the first image's noise, the others count on.
-        batch_size: images decoded at a time; changes nothing.
-        on_progress: called with (row, done, total).
 
     Returns:
-        The measured rows and pictures: VAE round trip (the ceiling), VQ decoder, VQ decoder on expected codes,
-        then each decoder.
+        The measured rows: VAE round trip (the ceiling), VQ decoder, VQ decoder on expected codes, then each decoder.
     """
-    measurement = Measurement(
-        reference=originals,
-        extractor=extractor,
-        count=len(originals),
-        paired=True,
-        batch_size=batch_size,
-        on_progress=on_progress,
-    )
-    features = torch.cat([tokenizer.features(to_unit_range(part)) for part in originals.split(batch_size)])
-    codebook = tokenizer.codebook
-    tokens = nearest_tokens(features, codebook)
     rates = BitRates.of(tokenizer)
     vae = next(iter(decoders.values())).base.vae
-
-    def latents(part: slice) -> Tensor:
-        return encode_images(vae, to_unit_range(originals[part]))
-
-    latent_bits = 32 * latents(slice(0, 1)).numel() / originals[0, 0].numel()
-    measurement.add("vae-ceiling", "latents", latent_bits, lambda part: decode_latents(vae, latents(part)))
-    measurement.add("vq", "tokens", rates.tokens, lambda part: tokenizer.decode(tokens[part]))
-    measurement.add(
-        "vq-soft",
-        "expected codes",
-        rates.codes,
-        lambda part: tokenizer.decode_codes(proxy_distribution(features[part], codebook, calibration).codes),
+    first = originals[0:1]
+    latent_bits = 32 * encode_images(vae, to_unit_range(first)).numel() / first[0, 0].numel()
+    baselines = _baselines(vae, latent_bits, rates, calibration)
+    return measure(
+        Task(
+            contenders=[*baselines, *decoder_contenders(decoders, rates=rates, steps=steps, seed=seed)],
+            prepare=lambda part, images: EncodedBatch(part, _given(images), tokenizer),
+            count=len(originals),
+            references=originals,
+            paired=True,
+        ),
+        measuring,
     )
-    for name, decoder in decoders.items():
 
-        def belief(part: slice, calibration: Calibration = decoder.calibration) -> TokenDistribution:
-            return proxy_distribution(features[part], codebook, calibration)
 
-        measurement.add_decoder(name, decoder, belief, rates=rates, steps=steps, seed=seed)
-    return measurement
+def _baselines(
+    vae: AutoencoderKL, latent_bits: float, rates: BitRates, calibration: Calibration
+) -> list[Contender[EncodedBatch]]:
+    def round_trip(batch: EncodedBatch) -> Tensor:
+        return to_uint8(decode_latents(vae, encode_images(vae, batch.images)))
+
+    def vq_soft(batch: EncodedBatch) -> Tensor:
+        return to_uint8(batch.tokenizer.decode_codes(batch.proxy(calibration).codes))
+
+    return [
+        Contender(name="vae-ceiling", condition="latents", bits=latent_bits, decode=round_trip),
+        Contender(name="vq", condition="tokens", bits=rates.tokens, decode=lambda batch: batch.vq),
+        Contender(name="vq-soft", condition="expected codes", bits=rates.codes, decode=vq_soft),
+    ]
+
+
+def _given(images: Tensor | None) -> Tensor:
+    assert images is not None, "paired tasks are given their originals"
+    return images

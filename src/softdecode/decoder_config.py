@@ -1,5 +1,6 @@
 """What a decoder is: the `config.json` of its folder."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from softdecode.conditioning import ConditioningMode
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json
 
-TrainedPart = Literal["none", "adapter", "attention", "all"]
+TrainedPart = Literal["none", "adapter", "attention", "lora", "all"]
 FORMAT = "softdecode-decoder-1"
 
 
@@ -25,7 +26,8 @@ class DecoderConfig:
         base: the base model, a hub id, or a path, relative ones from the decoder's folder.
         base_revision: revision of the base on the hub.
         trained: which part of the transformer differs from the base's; "none" where not even the condition encoder
-            is trained.
+            is trained. "attention" and "all" leave out what serves text alone (see `trained.is_trained`).
+        lora_rank, lora_alpha: rank and scale (alpha / rank) of the LoRA update, for trained = "lora" alone.
         codebook_sha256: identity of the codebook it was trained for.
         vlm: the VLM that codebook belongs to, for messages.
         steps: denoising steps used where none are asked for.
@@ -42,6 +44,8 @@ class DecoderConfig:
     base: str
     base_revision: str | None = None
     trained: TrainedPart = "attention"
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
     codebook_sha256: str
     vlm: str
     steps: int = 30
@@ -51,15 +55,17 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.mode not in get_args(ConditioningMode) or self.trained not in get_args(TrainedPart):
             raise SoftDecodeError(f"unknown mode {self.mode!r} or trained part {self.trained!r} in a decoder's config")
+        if self.trained != "lora" and (self.lora_rank, self.lora_alpha) != (None, None):
+            raise SoftDecodeError(f"lora_rank and lora_alpha are for trained=lora, this decoder trains {self.trained}")
+        if self.trained == "lora" and not ((self.lora_rank or 0) >= 1 and 0 < (self.lora_alpha or 0) < math.inf):
+            raise SoftDecodeError(
+                f"LoRA needs a lora_rank of at least 1 and a lora_alpha above 0, got {self.lora_rank} and "
+                f"{self.lora_alpha}"
+            )
         if self.steps < 1:
             raise SoftDecodeError(f"a decoder needs at least 1 step, its config says {self.steps}")
         if not 0 <= self.noise_scale <= 2:
             raise SoftDecodeError(f"a decoder's noise scale must lie in [0, 2], its config says {self.noise_scale}")
-
-
-def is_trained(name: str, part: TrainedPart) -> bool:
-    """Whether a transformer's parameter belongs to the trained part (paper: attention and adapter)."""
-    return part == "all" or (part == "attention" and ".attn." in name)
 
 
 def base_location(folder: str | os.PathLike[str], config: DecoderConfig) -> str | Path:

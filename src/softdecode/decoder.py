@@ -196,7 +196,7 @@ class DistributionDecoder(nn.Module):
             card: text of the model card.
             dtype: of the stored weights; the codebook stays float32.
         """
-        tensors = {name: value.to(dtype) for name, value in self._own_state().items()}
+        tensors = {name: value.to(dtype) for name, value in self.own_state().items()}
         with atomic_folder(folder) as temporary:
             write_json(temporary / "config.json", {"format": FORMAT, **asdict(self.config)})
             self.calibration.save(temporary / "calibration.json")
@@ -235,10 +235,11 @@ class DistributionDecoder(nn.Module):
         elif config.trained != "adapter":
             base = base.with_own_transformer()
         decoder = DistributionDecoder(config, base, codebook, calibration).to(dtype)
-        load_strictly(decoder._own_state(), tensors, str(folder / "model.safetensors"))
+        load_strictly(decoder.own_state(), tensors, str(folder / "model.safetensors"))
         return decoder.to(device).eval().requires_grad_(False)
 
-    def _own_state(self) -> dict[str, Tensor]:
+    def own_state(self) -> dict[str, Tensor]:
+        """What is stored with the decoder, by the names in its file: the condition encoder and what else is trained."""
         state = {f"condition.{name}": value for name, value in self.condition.state_dict().items()}
         for name, value in self.base.transformer.state_dict().items():
             if is_trained(name, self.config.trained):

@@ -55,17 +55,19 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         if self.mode not in get_args(ConditioningMode) or self.trained not in get_args(TrainedPart):
             raise SoftDecodeError(f"unknown mode {self.mode!r} or trained part {self.trained!r} in a decoder's config")
-        if self.trained != "lora" and (self.lora_rank, self.lora_alpha) != (None, None):
-            raise SoftDecodeError(f"lora_rank and lora_alpha are for trained=lora, this decoder trains {self.trained}")
-        if self.trained == "lora" and not ((self.lora_rank or 0) >= 1 and 0 < (self.lora_alpha or 0) < math.inf):
-            raise SoftDecodeError(
-                f"LoRA needs a lora_rank of at least 1 and a lora_alpha above 0, got {self.lora_rank} and "
-                f"{self.lora_alpha}"
-            )
+        check_lora(self.trained, self.lora_rank, self.lora_alpha)
         if self.steps < 1:
             raise SoftDecodeError(f"a decoder needs at least 1 step, its config says {self.steps}")
         if not 0 <= self.noise_scale <= 2:
             raise SoftDecodeError(f"a decoder's noise scale must lie in [0, 2], its config says {self.noise_scale}")
+
+
+def check_lora(trained: TrainedPart, rank: int | None, alpha: float | None) -> None:
+    """Refuse LoRA without its rank and scale, and these without LoRA."""
+    if trained != "lora" and (rank, alpha) != (None, None):
+        raise SoftDecodeError(f"lora_rank and lora_alpha are for trained=lora, this decoder trains {trained}")
+    if trained == "lora" and not ((rank or 0) >= 1 and 0 < (alpha or 0) < math.inf):
+        raise SoftDecodeError(f"LoRA needs a lora_rank of at least 1 and a lora_alpha above 0, got {rank} and {alpha}")
 
 
 def base_location(folder: str | os.PathLike[str], config: DecoderConfig) -> str | Path:

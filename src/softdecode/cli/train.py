@@ -29,6 +29,8 @@ def main(arguments: list[str]) -> None:
     config = _take(rest, "--config")
     if preset not in PRESETS:
         raise SoftDecodeError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
+    if kind not in PRESETS[preset]:
+        raise SoftDecodeError(f"the preset {preset} is for {', '.join(PRESETS[preset])}, not for {kind}")
     default = PRESETS[preset][kind]()
     options = list(_as_options(_read_config(config))) if config else []
     job = parse_with(

@@ -33,6 +33,8 @@ class LoopConfig:
     """Decay of the moving average of the trained weights, in [0, 1); the average is what is exported."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Arithmetic of the forward pass: bf16 means autocast, the weights stay float32."""
+    checkpoint_activations: bool = False
+    """Recompute activations in the backward pass instead of keeping them: much less memory, a third more computing."""
     compile: bool = False
     """Compile the repeated transformer blocks with torch.compile, where the task has any."""
     seed: int = 0

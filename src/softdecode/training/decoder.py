@@ -20,6 +20,7 @@ from softdecode.decoder import DistributionDecoder
 from softdecode.errors import SoftDecodeError
 from softdecode.latents import pack
 from softdecode.mapping import TokenDistribution, hard_distribution
+from softdecode.memory.blocks import blocks
 from softdecode.training.augment import splice_masks
 from softdecode.training.features import Features
 from softdecode.training.loop import Task
@@ -89,11 +90,13 @@ class DecoderTask(Task):
     def compile_blocks(self) -> None:
         self.base.transformer.compile_repeated_blocks()
 
+    def checkpoint_activations(self) -> None:
+        self.base.transformer.enable_gradient_checkpointing()
+
     def hidden_matrices(self) -> list[nn.Parameter]:
         """Those of attention and feed-forward; the modulation's, which see the time only, are left to AdamW."""
-        transformer = self.base.transformer
-        blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-        return [p for block in blocks for name, p in block.named_parameters() if p.ndim == 2 and "norm" not in name]
+        layers = blocks(self.base.transformer)
+        return [p for block in layers for name, p in block.named_parameters() if p.ndim == 2 and "norm" not in name]
 
     def batch(self, indices: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         shares = indices.tensor_split(len(self.inputs))

@@ -42,6 +42,10 @@ class Task(nn.Module):
     def compile_blocks(self) -> None:
         """Compile the repeated blocks in place, where the task has any; called once, if the config asks for it."""
 
+    def checkpoint_activations(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them, where the task's model can do so."""
+        raise SoftDecodeError("this model cannot recompute its activations; train without checkpoint_activations")
+
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The 2-D weights inside transformer blocks, which the optimiser muon takes; none where there are no blocks."""
         return []
@@ -94,6 +98,8 @@ def train(task: Task, config: LoopConfig, output: Path, *, job: dict[str, Any], 
         raise SoftDecodeError(f"{output} already holds a run; resume it, or choose another output folder")
     write_json(output / "run.json", {"job": job, "loop": asdict(config), "provenance": provenance()})
     task.train()
+    if config.checkpoint_activations:
+        task.checkpoint_activations()
     if config.compile:
         task.compile_blocks()
     began = time.perf_counter()

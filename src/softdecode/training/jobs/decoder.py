@@ -17,7 +17,7 @@ from softdecode.files import atomic_folder, load_strictly, tensor_sha256
 from softdecode.loading import load_pretrained, save_quietly
 from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base
 from softdecode.training.features import encode
-from softdecode.training.jobs.job import Job
+from softdecode.training.jobs.job import EmojiJob
 from softdecode.vlm.janus import JanusModel
 
 
@@ -40,7 +40,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderJob(Job):
+class DecoderJob(EmojiJob):
     """Train decoders, hard, soft and joint, together on one transformer."""
 
     vlm: Path

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from softdecode.data.emoji import EmojiData, load_emoji
 from softdecode.device import resolve_device
@@ -15,6 +15,15 @@ from softdecode.training.loop import Task, train
 DEFAULT_DATA = Path("~/.cache/softdecode/emoji")
 
 
+class TrainingData(Protocol):
+    """What a run's record says of the data."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pictures."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What every job is told."""
@@ -23,8 +32,6 @@ class Job:
     """Folder of the run: `model/`, `checkpoint/`, `log.jsonl`, `run.json`."""
     loop: LoopConfig
     """How it is trained."""
-    data: Path = DEFAULT_DATA
-    """Folder of the emoji packages and the prepared pictures."""
     limit: int | None = None
     """Train on the first so many pictures only (for trying things out)."""
     device: str = "auto"
@@ -43,18 +50,26 @@ class Job:
         """Train, and write `model/` into the output folder."""
         raise NotImplementedError
 
-    def emoji(self) -> EmojiData:
-        data = load_emoji(self.data.expanduser()).split("train")
-        if self.limit is None:
-            return data
-        return EmojiData(images=data.images[: self.limit], emoji=data.emoji[: self.limit], digest=data.digest)
-
-    def train(self, task: Task, data: EmojiData) -> None:
+    def train(self, task: Task, data: TrainingData) -> None:
         """Run the loop; the job's settings and the data's identity go into the run's record."""
         settings: dict[str, Any] = {"kind": type(self).__name__, **asdict(self)}
         settings |= {"data_sha256": data.digest, "samples": task.samples}
         self.output.mkdir(parents=True, exist_ok=True)
         train(task.to(resolve_device(self.device)), self.loop, self.output, job=_plain(settings), resume=self.resume)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmojiJob(Job):
+    """A job of the embedded stack."""
+
+    data: Path = DEFAULT_DATA
+    """Folder of the emoji packages and the prepared pictures."""
+
+    def emoji(self) -> EmojiData:
+        data = load_emoji(self.data.expanduser()).split("train")
+        if self.limit is None:
+            return data
+        return EmojiData(images=data.images[: self.limit], emoji=data.emoji[: self.limit], digest=data.digest)
 
 
 def _plain(value: Any) -> Any:

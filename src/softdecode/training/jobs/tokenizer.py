@@ -7,12 +7,12 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.files import atomic_folder, load_strictly
 from softdecode.loading import load_pretrained, save_quietly
-from softdecode.training.jobs.job import Job
+from softdecode.training.jobs.job import EmojiJob
 from softdecode.training.tokenizer import TokenizerConfig, TokenizerTask, build_tokenizer, round_codes
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerJob(Job):
+class TokenizerJob(EmojiJob):
     """Train the VQ tokenizer."""
 
     model: TokenizerConfig = field(default_factory=TokenizerConfig)

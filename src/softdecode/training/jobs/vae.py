@@ -7,12 +7,12 @@ from diffusers import AutoencoderKL
 
 from softdecode.files import atomic_folder, load_strictly
 from softdecode.loading import load_pretrained, save_quietly
-from softdecode.training.jobs.job import Job
+from softdecode.training.jobs.job import EmojiJob
 from softdecode.training.vae import VaeConfig, VaeTask, build_vae, set_latent_scale
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaeJob(Job):
+class VaeJob(EmojiJob):
     """Train the latent VAE."""
 
     model: VaeConfig = field(default_factory=VaeConfig)

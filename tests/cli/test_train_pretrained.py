@@ -1,4 +1,4 @@
-"""A decoder on a pretrained base: the preset janus-pro-flux-fill, with the tiny stack's models in place of the large."""
+"""A decoder on a pretrained base: the preset janus-pro-flux-fill, the tiny stack's models in place of the large."""
 
 import json
 

@@ -98,7 +98,7 @@ class PretrainedDecoderJob(Job):
         """The decoder where training starts, frozen but for what is trained.
 
         Args:
-            base: of which it takes possession.
+            base: of which it takes possession; the condition encoder is made beside it, on the CPU.
             tokenizer: the VLM's.
             vlm: the VLM's name.
         """
@@ -122,7 +122,6 @@ class PretrainedDecoderJob(Job):
         decoder = DistributionDecoder(config, base, codebook, self._calibration(codebook))
         if self.initial is not None:
             _start_from(decoder, self.initial)
-        decoder.to(base.vae.device)
         train_only(decoder)
         return decoder
 

@@ -1,0 +1,105 @@
+"""A training step without data: the real task, run forward and backward on tensors that only know their shapes."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from softdecode.base import DecoderBase
+from softdecode.memory.peak import PeakMemory, model_tensors
+from softdecode.training.decoder import DecoderTask
+from softdecode.training.features import Features
+from softdecode.training.jobs import PretrainedDecoderJob
+from softdecode.vlm.base import ImageTokenizer
+
+# Fake tensors are meta tensors that say they are on a device. Autocast, which the bare meta device does not know, and
+# fused attention then act as in a real run.
+_DEVICE = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Codes:
+    """What the job asks of a tokenizer, with a codebook that has numbers."""
+
+    codebook: Tensor
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+
+
+class StepSketch:
+    """A job's task, as large as in reality, and with gradients already there, as from the second micro-batch on.
+
+    Args:
+        job: whose decoder is trained; neither its files nor its models are touched.
+        base: on the meta device, in the dtype of frozen weights; the sketch takes possession of it.
+        tokenizer: the VLM's, on the meta device.
+    """
+
+    def __init__(self, job: PretrainedDecoderJob, base: DecoderBase, tokenizer: ImageTokenizer) -> None:
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._bf16 = job.loop.precision == "bf16"
+        generator = torch.Generator().manual_seed(0)
+        codebook = torch.randn(*tokenizer.codebook.shape, generator=generator)
+        codes: Any = _Codes(
+            codebook=torch.nn.functional.normalize(codebook, dim=-1),
+            grid=tokenizer.grid,
+            image_size=tokenizer.image_size,
+        )
+        with torch.device("meta"):
+            self.decoder = replace(job, calibration=None, initial=None).decoder(base, codes, "sketch")
+        self.task = DecoderTask({job.mode: self.decoder}, _one_picture(base, codes, generator))
+        self._sample = self.task.batch(torch.zeros(1, dtype=torch.int64), generator)
+        with self._mode:
+            _forget_data(self.task)
+            for weight in self.task.parameters():
+                weight.grad = torch.empty_like(weight) if weight.requires_grad else None
+
+    def run(self, pictures: int, *, checkpointed: bool) -> int:
+        """Loss and gradients of a micro-batch of so many pictures.
+
+        Args:
+            pictures: >= 1.
+            checkpointed: whether activations are recomputed in the backward pass.
+
+        Returns:
+            The peak, in bytes, of what comes and goes: activations, bfloat16 copies of trained weights, workspace.
+        """
+        if checkpointed:
+            self.task.checkpoint_activations()
+        else:
+            self.decoder.base.transformer.disable_gradient_checkpointing()
+        self.task.train()
+        with self._mode:
+            batch = {
+                name: torch.empty(pictures, *value.shape[1:], dtype=value.dtype, device=_DEVICE)
+                for name, value in self._sample.items()
+            }
+            gradients = [weight.grad for weight in self.task.parameters() if weight.grad is not None]
+            with PeakMemory([*model_tensors(self.task), *gradients, *batch.values()]) as memory:
+                with torch.autocast(_DEVICE, torch.bfloat16, enabled=self._bf16):
+                    losses = self.task(batch, 0)
+                losses["loss"].backward()
+        return memory.peak
+
+
+def _forget_data(module: nn.Module) -> None:
+    """Put tensors without data in place of all parameters and buffers; to be called under the fake mode."""
+    for part in module.modules():
+        for name, weight in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(_like(weight), requires_grad=weight.requires_grad))
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, _like(buffer))
+
+
+def _like(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=_DEVICE)
+
+
+def _one_picture(base: DecoderBase, tokenizer: _Codes, generator: torch.Generator) -> Features:
+    """Features of noise, for the shapes of a batch."""
+    rows, columns = base.token_grid(tokenizer.image_size)
+    codes = torch.randn(1, *tokenizer.grid, tokenizer.codebook.shape[-1], generator=generator)
+    latents = torch.randn(1, base.latent_channels, 2 * rows, 2 * columns, generator=generator)
+    return Features(codes=codes, latents=latents, drafts=latents)

@@ -123,7 +123,10 @@ def _passes(
 
     def force(batch: int) -> None:
         places = torch.arange(total, device="meta")[None]
-        output = language(inputs_embeds=embeddings(batch, total), position_ids=places, use_cache=False)
+        mask = torch.empty(2 * batch, 1, total, total, dtype=torch.bool, device="meta")  # given, or data decides it
+        output = language(
+            inputs_embeds=embeddings(batch, total), attention_mask=mask, position_ids=places, use_cache=False
+        )
         head(output.last_hidden_state[:, -FORCED_AT_ONCE:])
 
     return draw, force

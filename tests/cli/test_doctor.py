@@ -67,3 +67,53 @@ def test_an_estimate_prints_all_modes_and_takes_none(softdecode):
     result = softdecode("doctor", "--estimate", "--offload", "model", "--quantize-vlm", "nf4")
     assert result.code == 2
     assert "no use for --offload, --quantize-vlm" in result.err
+
+
+@pytest.fixture
+def small_layouts(monkeypatch):
+    """Two ways to train in place of five, and one picture at once."""
+    monkeypatch.setattr("softdecode.memory.training.LAYOUTS", (("single", 1), ("fsdp2", 4)))
+    monkeypatch.setattr("softdecode.memory.training.MICRO_BATCHES", (1,))
+
+
+def test_training_estimates_as_json_and_as_tables(softdecode, small_layouts):
+    usual = ("doctor", "--estimate-training", "--model", "janus-pro-1b", "--base", "sd3-medium", "--batch-size", 8)
+    result = softdecode(*usual, "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert report["estimates"].keys() == {"janus-pro-flux-fill", "janus-pro-flux-fill-lora"}
+    text = softdecode(*usual)
+    assert text.said == []
+    for found in report["estimates"].values():
+        assert f"{found['counts']['trained'] / 1e9:.3f}B parameters are trained" in text.out
+        for row in found["rows"]:
+            assert row["total"] == row["activations"] + sum(row["state"].values())
+            assert row["accumulation"] * row["micro_batch"] * row["processes"] == 8
+            assert f"| {row['total'] / 1e9:.1f} " in text.out
+    assert "8 pictures in a step" in text.out
+    whole, lora = (report["estimates"][name] for name in ("janus-pro-flux-fill", "janus-pro-flux-fill-lora"))
+    assert lora["counts"]["trained"] < whole["counts"]["trained"] / 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--estimate"], "two reports"),
+        (["--dtype", "float32"], "no --dtype"),
+        (["--offload", "model"], "no use for --offload"),
+        (["--batch-size", "0"], "must be at least 1"),
+        (["--model", "emoji64"], "known are janus-pro-1b"),
+        (["--batch-size", "6"], "4 processes cannot share a batch of 6"),
+    ],
+)
+def test_training_estimates_refuse_what_they_cannot_use(options, message, softdecode, small_layouts):
+    small = ("--model", "janus-pro-1b", "--base", "sd3-medium") if "--model" not in options else ()
+    result = softdecode("doctor", "--estimate-training", *small, *options)
+    assert result.code == 2
+    assert message in result.err
+
+
+def test_a_batch_size_is_for_estimates(softdecode):
+    result = softdecode("doctor", "--batch-size", 2)
+    assert result.code == 2
+    assert "--batch-size is for --estimate" in result.err

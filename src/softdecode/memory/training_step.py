@@ -1,5 +1,6 @@
 """A training step without data: the real task, run forward and backward on tensors that only know their shapes."""
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from softdecode.base import DecoderBase
+from softdecode.decoder import DistributionDecoder
 from softdecode.memory.peak import PeakMemory, model_tensors
 from softdecode.training.decoder import DecoderTask
 from softdecode.training.features import Features
@@ -35,26 +37,39 @@ class StepSketch:
         job: whose decoder is trained; neither its files nor its models are touched.
         base: on the meta device, in the dtype of frozen weights; the sketch takes possession of it.
         tokenizer: the VLM's, on the meta device.
+
+    Attributes:
+        task: what is run; its tensors have no data.
+        decoder: the only one in it.
+        sample: a batch of one picture, of which the shapes matter.
     """
 
     def __init__(self, job: PretrainedDecoderJob, base: DecoderBase, tokenizer: ImageTokenizer) -> None:
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._bf16 = job.loop.precision == "bf16"
-        generator = torch.Generator().manual_seed(0)
-        codebook = torch.randn(*tokenizer.codebook.shape, generator=generator)
-        codes: Any = _Codes(
-            codebook=torch.nn.functional.normalize(codebook, dim=-1),
-            grid=tokenizer.grid,
-            image_size=tokenizer.image_size,
-        )
         with torch.device("meta"):
-            self.decoder = replace(job, calibration=None, initial=None).decoder(base, codes, "sketch")
-        self.task = DecoderTask({job.mode: self.decoder}, _one_picture(base, codes, generator))
-        self._sample = self.task.batch(torch.zeros(1, dtype=torch.int64), generator)
+            self.task = self.task_of(job, base, tokenizer)
+        (self.decoder,) = (part for part in self.task.decoders.values() if isinstance(part, DistributionDecoder))
+        self.sample = self.task.batch(torch.zeros(1, dtype=torch.int64), torch.Generator().manual_seed(0))
         with self._mode:
             _forget_data(self.task)
             for weight in self.task.parameters():
                 weight.grad = torch.empty_like(weight) if weight.requires_grad else None
+
+    @staticmethod
+    def task_of(job: PretrainedDecoderJob, base: DecoderBase, tokenizer: ImageTokenizer) -> DecoderTask:
+        """The job's task on given models, without calibration, on one picture of noise."""
+        generator = torch.Generator().manual_seed(0)
+        with torch.device("cpu"):
+            codebook = torch.randn(tokenizer.codebook.shape, generator=generator)
+            codes: Any = _Codes(
+                codebook=nn.functional.normalize(codebook, dim=-1),
+                grid=tokenizer.grid,
+                image_size=tokenizer.image_size,
+            )
+            features = _one_picture(base, codes, generator)
+        decoder = replace(job, calibration=None, initial=None).decoder(base, codes, "sketch")
+        return DecoderTask({job.mode: decoder}, features)
 
     def run(self, pictures: int, *, checkpointed: bool) -> int:
         """Loss and gradients of a micro-batch of so many pictures.
@@ -74,10 +89,14 @@ class StepSketch:
         with self._mode:
             batch = {
                 name: torch.empty(pictures, *value.shape[1:], dtype=value.dtype, device=_DEVICE)
-                for name, value in self._sample.items()
+                for name, value in self.sample.items()
             }
             gradients = [weight.grad for weight in self.task.parameters() if weight.grad is not None]
-            with PeakMemory([*model_tensors(self.task), *gradients, *batch.values()]) as memory:
+            known = [*model_tensors(self.task), *gradients, *batch.values()]
+            with PeakMemory(known) as memory, warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", "Mismatch dtype between input and weight", UserWarning
+                )  # no kernel runs
                 with torch.autocast(_DEVICE, torch.bfloat16, enabled=self._bf16):
                     losses = self.task(batch, 0)
                 losses["loss"].backward()

@@ -21,7 +21,7 @@ class Tokenizer:
     image_size: tuple[int, int]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tokenizer(make_codebook):
     def make(codes=40, dim=4, side=4, pixels=16, device="cpu"):
         return Tokenizer(make_codebook(codes, dim).to(device), (side, side), (pixels, pixels))
@@ -29,7 +29,7 @@ def make_tokenizer(make_codebook):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_job():
     """Where its models lie does not matter: tests hand them over."""
 
@@ -44,7 +44,7 @@ def make_job():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_models(make_vae, make_tokenizer):
     """A Fill-style base with text-side weights, and a tokenizer: on the CPU or on the meta device."""
 

@@ -11,19 +11,25 @@ from softdecode.memory.training_state import training_state
 from softdecode.trained import is_text, is_trained
 
 
-@pytest.fixture
-def tiny(monkeypatch, make_models):
+@pytest.fixture(scope="module")
+def tiny(make_models):
     """The names of a tiny VLM with the real tokenizer, and of a tiny base for small pictures."""
 
     def sketch(dtype):
         vlm = janus(64, 128, 2, 2, dtype)
-        monkeypatch.setattr(type(vlm.tokenizer), "image_size", (16, 16))
-        monkeypatch.setattr(type(vlm.tokenizer), "grid", (4, 4))
+        patch.setattr(type(vlm.tokenizer), "image_size", (16, 16))
+        patch.setattr(type(vlm.tokenizer), "grid", (4, 4))
         return vlm
 
-    monkeypatch.setitem(VLMS, "tiny", sketch)
-    monkeypatch.setitem(BASES, "tiny", lambda dtype: make_models("meta", dtype)[0])
-    return "tiny", "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VLMS, "tiny", sketch)
+        patch.setitem(BASES, "tiny", lambda dtype: make_models("meta", dtype)[0])
+        yield "tiny", "tiny"
+
+
+@pytest.fixture(scope="module")
+def estimates(tiny, make_job):
+    return {trained: estimate_training(make_job(trained), *tiny) for trained in ("attention", "lora")}
 
 
 def test_the_papers_counts():
@@ -39,9 +45,8 @@ def test_the_papers_counts():
     assert trained == named - text
 
 
-def test_rows_add_up(tiny, make_job):
-    job = make_job()
-    estimate = estimate_training(job, *tiny)
+def test_rows_add_up(estimates, make_job):
+    job, estimate = make_job(), estimates["attention"]
     assert [(row.parallel, row.processes) for row in estimate.rows[::2]] == list(LAYOUTS)
     for row in estimate.rows:
         assert row.total == row.state.total + row.activations
@@ -68,8 +73,8 @@ def test_the_largest_micro_batch_that_fits_is_chosen(share, room, expected):
 
 
 @pytest.mark.parametrize("trained", ["attention", "lora"])
-def test_counts(trained, tiny, make_job, make_models):
-    counts = estimate_training(make_job(trained), *tiny).counts
+def test_counts(trained, estimates, make_models):
+    counts = estimates[trained].counts
     base, _ = make_models("cpu", torch.float32)
     whole = sum(weight.numel() for weight in base.transformer.parameters()) + base.masked_weight.numel()
     assert counts.transformer == whole
@@ -82,8 +87,8 @@ def test_counts(trained, tiny, make_job, make_models):
         assert counts.trained == projections * rank * 2 * width + counts.condition
 
 
-def test_encoders_take_more_for_more_pictures_and_teacher_forcing_takes_the_vlm(tiny, make_job):
-    proxy, forced = estimate_training(make_job(), *tiny).encoders
+def test_encoders_take_more_for_more_pictures_and_teacher_forcing_takes_the_vlm(estimates):
+    proxy, forced = estimates["attention"].encoders
     assert 0 < proxy.weights < forced.weights
     for row in (proxy, forced):
         assert row.working[8] > 4 * row.working[1] > 0
@@ -106,9 +111,9 @@ def test_what_is_not_on_record_or_cannot_be_shared_is_refused(tiny, make_job, mo
         estimate_training(make_job(), *tiny)
 
 
-def test_states_are_those_of_the_job(tiny, make_job, make_models, make_tokenizer):
-    job = make_job("adapter")
+def test_states_are_those_of_the_job(estimates, make_job, make_models, make_tokenizer):
+    job = make_job("lora")
     base, _ = make_models("cpu", job.frozen_dtype)
     decoder = job.decoder(base, make_tokenizer(codes=16_384, dim=8), "vlm")
-    for row in estimate_training(job, *tiny).rows:
+    for row in estimates["lora"].rows:
         assert row.state == training_state(decoder, row.parallel, row.processes)

@@ -109,6 +109,7 @@ def estimate_training(
     for kind, name, known in (("VLM", vlm, VLMS), ("base", base, BASES)):
         if name not in known:
             raise SoftDecodeError(f"there is no size of a {kind} {name!r} on record; known are {', '.join(known)}")
+    shares = {processes: _share(job.loop.batch_size, processes) for _, processes in LAYOUTS}
     drawing, decoding = VLMS[vlm](job.frozen_dtype), BASES[base](job.frozen_dtype)
     encoders = _encoders(drawing, decoding, job.frozen_dtype)
     sketch = StepSketch(job, decoding, drawing.tokenizer)
@@ -121,17 +122,18 @@ def estimate_training(
 
     rows = []
     for parallel, processes in LAYOUTS:
-        share = _share(job.loop.batch_size, processes)
         state = training_state(sketch.decoder, parallel, processes)
         for checkpointed in (True, False):
-            size, peak = _micro_batch(share, gpu_bytes - state.total, lambda m, c=checkpointed: activations(m, c))
+            size, peak = _micro_batch(
+                shares[processes], gpu_bytes - state.total, lambda m, c=checkpointed: activations(m, c)
+            )
             rows.append(
                 TrainingRow(
                     parallel=parallel,
                     processes=processes,
                     checkpointed=checkpointed,
                     micro_batch=size,
-                    accumulation=share // size,
+                    accumulation=shares[processes] // size,
                     state=state,
                     activations=peak,
                 )

@@ -20,6 +20,7 @@ from softdecode.decoder import DistributionDecoder
 from softdecode.errors import SoftDecodeError
 from softdecode.latents import pack
 from softdecode.mapping import TokenDistribution, hard_distribution
+from softdecode.memory.blocks import blocks as repeated_blocks
 from softdecode.training.augment import splice_masks
 from softdecode.training.features import FeatureRows, Features
 from softdecode.training.task import Task
@@ -90,8 +91,7 @@ class DecoderTask(Task):
             raise SoftDecodeError("splicing needs at least 2 training pictures; train without it")
 
     def blocks(self) -> list[nn.Module]:
-        transformer = self.base.transformer
-        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+        return repeated_blocks(self.base.transformer)
 
     def checkpoint_activations(self) -> None:
         self.base.transformer.enable_gradient_checkpointing()
@@ -135,6 +135,10 @@ class DecoderTask(Task):
         named = {f"loss_{name}": mean for name, mean in zip(self.decoders, means, strict=True)}
         return {"loss": errors.mean(), **named}
 
+    def seen(self, decoder: DistributionDecoder, features: Features) -> tuple[Tensor, Tensor]:
+        """What a decoder sees of features, see `seen_in_training`."""
+        return seen_in_training(decoder, features)
+
     def _condition(self, features: Features) -> Tensor:
         """Condition tokens [B, N, D] float32, each sample's by its own decoder."""
         count = len(self.decoders)
@@ -142,7 +146,7 @@ class DecoderTask(Task):
         for place, decoder in enumerate(self.decoders.values()):
             assert isinstance(decoder, DistributionDecoder)
             own = features.rows(torch.arange(place, len(features), count))
-            codes, uncertainty = seen_in_training(decoder, own)
+            codes, uncertainty = self.seen(decoder, own)
             draft = pack(own.drafts.float()) if decoder.config.draft and own.drafts is not None else None
             conditions.append(decoder.condition(codes, uncertainty, self.grid, draft).float())
         return torch.stack(conditions, 1).flatten(0, 1)

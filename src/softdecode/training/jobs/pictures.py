@@ -7,11 +7,11 @@ from softdecode.data.sources.memory import Pictures, load_pictures
 from softdecode.data.sources.open import open_source
 from softdecode.data.sources.picture import PictureTransform
 from softdecode.training.augment import Augmentation
-from softdecode.training.jobs.job import Job
+from softdecode.training.jobs.job import EmojiJob
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureJob(Job):
+class PictureJob(EmojiJob):
     """A job that is taught by pictures, held in memory: the emoji, or those of a source."""
 
     source: str | None = None

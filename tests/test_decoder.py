@@ -10,14 +10,15 @@ from softdecode import flow
 from softdecode.calibration import Calibration
 from softdecode.conditioning import condition_inputs
 from softdecode.decoder import DistributionDecoder
-from softdecode.decoder_config import DecoderConfig, is_trained, read_config
+from softdecode.decoder_config import DecoderConfig, read_config
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_tensors, tensor_sha256, write_tensors
 from softdecode.latents import decode_latents, encode_images, pack, unpack
 from softdecode.seeds import image_noise
+from softdecode.trained import trained_parameters
 
 GRID = (4, 4)
-PARTS = ("adapter", "attention", "all")
+PARTS = ("adapter", "attention", "lora", "all")
 CALIBRATION = Calibration(kappa=20.0, epsilon=0.01)
 
 
@@ -34,15 +35,14 @@ def make_decoder(make_base, codebook):
         config = DecoderConfig(
             mode=mode, code_dim=4, hidden_channels=8, image_size=(16, 16), base="./base", trained=trained,
             codebook_sha256=tensor_sha256(codebook), vlm="tiny-vlm", steps=3,
+            lora_rank=2 if trained == "lora" else None, lora_alpha=3.0 if trained == "lora" else None,
         )  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(1)
             decoder = DistributionDecoder(replace(config, **changed), make_base(), codebook, CALIBRATION)
             decoder.eval().requires_grad_(False)
             if perturbed:
-                weights = dict(decoder.condition.named_parameters())
-                weights |= {n: p for n, p in decoder.base.transformer.named_parameters() if is_trained(n, trained)}
-                for weight in weights.values():
+                for weight in trained_parameters(decoder).values():
                     weight += 0.3 * torch.randn_like(weight)
         return decoder
 
@@ -300,7 +300,11 @@ def test_the_file_holds_what_was_trained_and_the_codebook_and_no_more(trained, m
     expected = {f"condition.{name}" for name, _ in decoder.condition.named_parameters()} | {"codebook"}
     names = [name for name, _ in decoder.base.transformer.named_parameters()]
     if trained == "all":
-        expected |= {f"transformer.{name}" for name in names}
+        text = {"context_embedder.weight", "context_embedder.bias", "time_text_embed.text_embedder.linear_1.weight"}
+        expected |= {f"transformer.{name}" for name in names if name not in text}  # for there is no text
+    if trained == "lora":
+        kinds = [f"to_{k}.lora_{side}.weight" for k in "qkv" for side in "AB"]  # diffusers' names
+        expected |= {f"transformer.single_transformer_blocks.{i}.attn.{kind}" for i in range(2) for kind in kinds}
     if trained == "attention":
         kinds = ("norm_q.weight", "norm_k.weight", *(f"to_{k}.{w}" for k in "qkv" for w in ("weight", "bias")))
         expected |= {f"transformer.single_transformer_blocks.{i}.attn.{kind}" for i in range(2) for kind in kinds}

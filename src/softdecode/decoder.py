@@ -15,7 +15,7 @@ from softdecode import flow
 from softdecode.base import DecoderBase, load_base
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditionEncoder, ConditioningMode, condition_inputs
-from softdecode.decoder_config import FORMAT, DecoderConfig, base_location, is_trained, read_config
+from softdecode.decoder_config import FORMAT, DecoderConfig, base_location, read_config
 from softdecode.errors import SoftDecodeError
 from softdecode.files import (
     atomic_folder,
@@ -27,8 +27,10 @@ from softdecode.files import (
 )
 from softdecode.images import to_unit_range
 from softdecode.latents import decode_latents, encode_images, pack, unpack
+from softdecode.lora import add_lora, plain_name, refuse_lora
 from softdecode.mapping import TokenDistribution
 from softdecode.seeds import image_noise
+from softdecode.trained import is_trained
 
 _CODEBOOK_TOLERANCE = 1e-2  # unit vectors: bfloat16 rounds by 2e-3, other codebooks differ by about 1
 
@@ -38,7 +40,7 @@ class DistributionDecoder(nn.Module):
 
     Args:
         config: what it is.
-        base: the transformer and VAE.
+        base: the transformer and VAE; where LoRA is trained, its transformer is given the LoRA layers.
         codebook: [V, d], L2-normalised; must be the one that the config names.
         calibration: the calibration it was trained with; the pipeline applies its smoothing to the VLM's logits.
     """
@@ -49,6 +51,9 @@ class DistributionDecoder(nn.Module):
         super().__init__()
         if tensor_sha256(codebook) != config.codebook_sha256 or codebook.shape[-1] != config.code_dim:
             raise SoftDecodeError(f"the codebook given is not the one this decoder was made for ({config.vlm})")
+        refuse_lora(base.transformer)
+        if config.lora_rank is not None and config.lora_alpha is not None:
+            add_lora(base.transformer, config.lora_rank, config.lora_alpha)
         self.config = config
         self.base = base
         self.calibration = calibration
@@ -203,7 +208,7 @@ class DistributionDecoder(nn.Module):
             card: text of the model card.
             dtype: of the stored weights; the codebook stays float32.
         """
-        tensors = {name: value.to(dtype) for name, value in self._own_state().items()}
+        tensors = {name: value.to(dtype) for name, value in self.own_state().items()}
         with atomic_folder(folder) as temporary:
             write_json(temporary / "config.json", {"format": FORMAT, **asdict(self.config)})
             self.calibration.save(temporary / "calibration.json")
@@ -242,12 +247,13 @@ class DistributionDecoder(nn.Module):
         elif config.trained != "adapter":
             base = base.with_own_transformer()
         decoder = DistributionDecoder(config, base, codebook, calibration).to(dtype)
-        load_strictly(decoder._own_state(), tensors, str(folder / "model.safetensors"))
+        load_strictly(decoder.own_state(), tensors, str(folder / "model.safetensors"))
         return decoder.to(device).eval().requires_grad_(False)
 
-    def _own_state(self) -> dict[str, Tensor]:
+    def own_state(self) -> dict[str, Tensor]:
+        """What is stored with the decoder, by the names in its file: the condition encoder and what else is trained."""
         state = {f"condition.{name}": value for name, value in self.condition.state_dict().items()}
         for name, value in self.base.transformer.state_dict().items():
             if is_trained(name, self.config.trained):
-                state[f"transformer.{name}"] = value
+                state[f"transformer.{plain_name(name)}"] = value
         return state

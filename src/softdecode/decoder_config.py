@@ -1,5 +1,6 @@
 """What a decoder is: the `config.json` of its folder."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from softdecode.conditioning import ConditioningMode
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json
 
-TrainedPart = Literal["none", "adapter", "attention", "all"]
+TrainedPart = Literal["none", "adapter", "attention", "lora", "all"]
 ConditionSource = Literal["proxy", "teacher-forced"]
 FORMAT = "softdecode-decoder-1"
 
@@ -26,7 +27,8 @@ class DecoderConfig:
         base: the base model, a hub id, or a path, relative ones from the decoder's folder.
         base_revision: revision of the base on the hub.
         trained: which part of the transformer differs from the base's; "none" where not even the condition encoder
-            is trained.
+            is trained. "attention" and "all" leave out what serves text alone (see `trained.is_trained`).
+        lora_rank, lora_alpha: rank and scale (alpha / rank) of the LoRA update, for trained = "lora" alone.
         codebook_sha256: identity of the codebook it was trained for.
         vlm: the VLM that codebook belongs to, for messages.
         steps: denoising steps used where none are asked for.
@@ -45,6 +47,8 @@ class DecoderConfig:
     base: str
     base_revision: str | None = None
     trained: TrainedPart = "attention"
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
     codebook_sha256: str
     vlm: str
     steps: int = 30
@@ -57,15 +61,19 @@ class DecoderConfig:
             raise SoftDecodeError(f"unknown mode {self.mode!r} or trained part {self.trained!r} in a decoder's config")
         if self.source not in get_args(ConditionSource):
             raise SoftDecodeError(f"unknown condition source {self.source!r} in a decoder's config")
+        check_lora(self.trained, self.lora_rank, self.lora_alpha)
         if self.steps < 1:
             raise SoftDecodeError(f"a decoder needs at least 1 step, its config says {self.steps}")
         if not 0 <= self.noise_scale <= 2:
             raise SoftDecodeError(f"a decoder's noise scale must lie in [0, 2], its config says {self.noise_scale}")
 
 
-def is_trained(name: str, part: TrainedPart) -> bool:
-    """Whether a transformer's parameter belongs to the trained part (paper: attention and adapter)."""
-    return part == "all" or (part == "attention" and ".attn." in name)
+def check_lora(trained: TrainedPart, rank: int | None, alpha: float | None) -> None:
+    """Refuse LoRA without its rank and scale, and these without LoRA."""
+    if trained != "lora" and (rank, alpha) != (None, None):
+        raise SoftDecodeError(f"lora_rank and lora_alpha are for trained=lora, this decoder trains {trained}")
+    if trained == "lora" and not ((rank or 0) >= 1 and 0 < (alpha or 0) < math.inf):
+        raise SoftDecodeError(f"LoRA needs a lora_rank of at least 1 and a lora_alpha above 0, got {rank} and {alpha}")
 
 
 def base_location(folder: str | os.PathLike[str], config: DecoderConfig) -> str | Path:

@@ -4,7 +4,7 @@ from softdecode.training.jobs import VARIANTS
 from softdecode.training.presets import PRESETS
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["embedded", "tiny"])
 def test_the_jobs_of_a_preset_fit_together(preset):
     tokenizer, vae, vlm, decoder = (PRESETS[preset][name]() for name in ("tokenizer", "vae", "vlm", "decoder"))
     assert vlm.tokenizer == tokenizer.output / "model"
@@ -25,3 +25,15 @@ def test_presets_are_made_anew(preset):
     for make in PRESETS[preset].values():
         assert make() == make()
         assert make() is not make()
+
+
+def test_the_papers_settings():
+    """Section 4.1: attention and adapter, a global batch of 32, 50,000 steps, mixed precision, 30 denoising steps."""
+    job = PRESETS["janus-pro-flux-fill"]["decoder"]()
+    assert (job.trained, job.mode, job.steps) == ("attention", "soft", 30)
+    assert (job.loop.batch_size, job.loop.steps, job.loop.precision) == (32, 50_000, "bf16")
+    assert job.loop.optimizer == "adamw"
+    lora = PRESETS["janus-pro-flux-fill-lora"]["decoder"]()
+    assert (lora.trained, lora.lora_rank, lora.loop.learning_rate) == ("lora", 64, 1e-4)
+    assert lora.output != job.output
+    assert (lora.vlm, lora.base, lora.calibration) == (job.vlm, job.base, job.calibration)

@@ -11,6 +11,7 @@ from torch import nn
 
 from softdecode.cli.estimates import print_estimates
 from softdecode.cli.options import ModelOptions, check_positive, parse
+from softdecode.cli.training_estimates import print_training_estimates
 from softdecode.decoder_config import base_location
 from softdecode.errors import SoftDecodeError
 from softdecode.files import file_sha256, tensor_sha256
@@ -25,24 +26,27 @@ from softdecode.provenance import provenance
 class Doctor:
     """Load VLM and decoder strictly, look for NaN, compare codebooks, decode one picture both ways, and list hashes.
 
-    With --estimate nothing is loaded: it prints the memory that published models need in each phase and mode.
+    With --estimate nothing is loaded: it prints the memory that published models need in each phase and mode. With
+    --estimate-training it prints what training a decoder for them needs; that takes a minute or two.
     """
 
     estimate: bool = False
     """Print memory estimates for --model (janus-pro-7b and others; all where absent) and --base (flux-fill)."""
-    batch_size: int = 1
-    """Images at a time in the estimates, >= 1."""
+    estimate_training: bool = False
+    """Print what training a decoder needs on each GPU, for --model (janus-pro-7b) and --base (flux-fill)."""
+    batch_size: int | None = None
+    """In the estimates, >= 1: images drawn at a time (1), or pictures in a training step over all GPUs (32)."""
     json: bool = False
     """Print the report as JSON."""
     models: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
 
     def run(self) -> None:
         check_positive(batch_size=self.batch_size)
-        if self.estimate:
-            models = self.models
-            models.refuse("decoder", "offload", "quantize_vlm", "quantize_base")  # it prints all modes
-            print_estimates(models.model, models.base, batch=self.batch_size, dtype=models.dtype, as_json=self.json)
+        if self.estimate or self.estimate_training:
+            self._print_estimates()
             return
+        if self.batch_size is not None:
+            raise SoftDecodeError("--batch-size is for --estimate and --estimate-training; leave it out")
         pipe = self.models.load_pipeline()
         _check_finite("VLM", pipe.vlm)
         _check_finite("decoder", pipe.decoder)
@@ -74,6 +78,18 @@ class Doctor:
         for name, value in report.items():
             print(f"{name}: {json.dumps(value)}")
         print("all weights loaded strictly; VQ and soft decoding work")
+
+    def _print_estimates(self) -> None:
+        models, batch = self.models, self.batch_size
+        models.refuse("decoder", "offload", "quantize_vlm", "quantize_base")  # it prints all modes
+        if self.estimate and self.estimate_training:
+            raise SoftDecodeError("--estimate and --estimate-training are two reports; ask for one at a time")
+        if self.estimate:
+            print_estimates(models.model, models.base, batch=batch or 1, dtype=models.dtype, as_json=self.json)
+            return
+        if models.dtype != "auto":
+            raise SoftDecodeError("training keeps frozen weights in bfloat16 and trained ones in float32; no --dtype")
+        print_training_estimates(models.model, models.base, batch=batch, as_json=self.json)
 
     def _folders(self, pipe: SoftDecodePipeline) -> list[Path]:
         """Where the models' files are, as far as they are local folders."""

@@ -31,6 +31,7 @@ from softdecode.vlm.janus_tokenizer import JanusTokenizer
 from softdecode.vlm.llamagen.gpt import GptConfig, KeyValues, LlamaGenGpt, attention_mask
 
 PROMPT_TOKENS = 64  # of a usual prompt
+FORCED_AT_ONCE = 64  # places of a picture whose logits exist at a time in teacher forcing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,13 @@ class VlmSketch:
         module: all of its weights.
         tokenizer: its VQ side, part of the module.
         draw: runs the longest forward passes of drawing a batch with guidance: the prompt's, and the last token's.
+        force: runs the one parallel pass that tells its guided belief about a batch of pictures (teacher forcing).
     """
 
     module: nn.Module
     tokenizer: ImageTokenizer
     draw: Callable[[int], None]
+    force: Callable[[int], None]
 
 
 def janus(width: int, ffn: int, layers: int, heads: int, dtype: torch.dtype) -> VlmSketch:
@@ -65,8 +68,8 @@ def janus(width: int, ffn: int, layers: int, heads: int, dtype: torch.dtype) -> 
     model.to(dtype)
     tokenizer = JanusTokenizer(model.model.vqmodel)
 
-    draw = _drawing(model.model.language_model, model.model.generation_head, text, 24 * 24, dtype)
-    return VlmSketch(module=model, tokenizer=tokenizer, draw=draw)
+    draw, force = _passes(model.model.language_model, model.model.generation_head, text, 24 * 24, dtype)
+    return VlmSketch(module=model, tokenizer=tokenizer, draw=draw, force=force)
 
 
 def emu3(dtype: torch.dtype) -> VlmSketch:
@@ -76,8 +79,9 @@ def emu3(dtype: torch.dtype) -> VlmSketch:
     with torch.device("meta"):
         model: Any = Emu3ForConditionalGeneration(config)
     model.to(dtype)
-    draw = _drawing(model.model.text_model, model.lm_head, text, 90 * 91, dtype)
-    return VlmSketch(module=model, tokenizer=Emu3Tokenizer(model.model.vqmodel, (720, 720)), draw=draw)
+    draw, force = _passes(model.model.text_model, model.lm_head, text, 90 * 91, dtype)
+    tokenizer = Emu3Tokenizer(model.model.vqmodel, (720, 720))
+    return VlmSketch(module=model, tokenizer=tokenizer, draw=draw, force=force)
 
 
 def chameleon(dtype: torch.dtype) -> VlmSketch:
@@ -95,23 +99,37 @@ def chameleon(dtype: torch.dtype) -> VlmSketch:
             num_vq_embeddings=8192,
         )
     module = nn.ModuleDict({"model": model, "vq": vq}).to(dtype)
-    draw = _drawing(model.model, model.lm_head, config, 32 * 32, dtype)
-    return VlmSketch(module=module, tokenizer=ChameleonTokenizer(vq), draw=draw)
+    draw, force = _passes(model.model, model.lm_head, config, 32 * 32, dtype)
+    return VlmSketch(module=module, tokenizer=ChameleonTokenizer(vq), draw=draw, force=force)
 
 
-def _drawing(language: Any, head: nn.Module, config: Any, positions: int, dtype: torch.dtype) -> Callable[[int], None]:
-    """`VlmSketch.draw` of a language model of transformers that draws over so many positions."""
+def _passes(
+    language: Any, head: nn.Module, config: Any, positions: int, dtype: torch.dtype
+) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """`VlmSketch.draw` and `VlmSketch.force` of a language model of transformers that draws over so many positions."""
+    total = PROMPT_TOKENS + positions
+
+    def embeddings(batch: int, length: int) -> torch.Tensor:
+        return torch.empty(2 * batch, length, config.hidden_size, dtype=dtype, device="meta")
 
     def draw(batch: int) -> None:
-        total = PROMPT_TOKENS + positions
         cache = StaticCache(config=config, max_cache_len=total)
         for length, start in ((PROMPT_TOKENS, 0), (1, total - 1)):
-            embeds = torch.empty(2 * batch, length, config.hidden_size, dtype=dtype, device="meta")
             places = torch.arange(start, start + length, device="meta")[None]
-            output = language(inputs_embeds=embeds, position_ids=places, past_key_values=cache, use_cache=True)
+            output = language(
+                inputs_embeds=embeddings(batch, length), position_ids=places, past_key_values=cache, use_cache=True
+            )
             head(output.last_hidden_state[:, -1])
 
-    return draw
+    def force(batch: int) -> None:
+        places = torch.arange(total, device="meta")[None]
+        mask = torch.empty(2 * batch, 1, total, total, dtype=torch.bool, device="meta")  # given, or data decides it
+        output = language(
+            inputs_embeds=embeddings(batch, total), attention_mask=mask, position_ids=places, use_cache=False
+        )
+        head(output.last_hidden_state[:, -FORCED_AT_ONCE:])
+
+    return draw, force
 
 
 def llamagen(width: int, layers: int, heads: int, image_size: int, dtype: torch.dtype) -> VlmSketch:
@@ -146,7 +164,13 @@ def llamagen(width: int, layers: int, heads: int, image_size: int, dtype: torch.
         gpt(condition, mask[:, :, :start, :start], cache=cache)
         gpt(condition[:, :1], mask[:, :, -1:], start=total - 1, cache=cache)
 
-    return VlmSketch(module=module, tokenizer=JanusTokenizer(vq), draw=draw)
+    def force(batch: int) -> None:
+        total = config.condition_tokens + config.grid**2
+        t5(input_ids=torch.empty(batch, config.condition_tokens, dtype=torch.int64, device="meta"))
+        embeds = torch.empty(2 * batch, total, width, dtype=dtype, device="meta")
+        gpt(embeds, attention_mask(torch.empty(2 * batch, config.condition_tokens, device="meta"), total))
+
+    return VlmSketch(module=module, tokenizer=JanusTokenizer(vq), draw=draw, force=force)
 
 
 def flux(channels: int, guidance: bool, dtype: torch.dtype) -> DecoderBase:

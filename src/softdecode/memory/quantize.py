@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from softdecode.errors import SoftDecodeError
+from softdecode.lora import lora_layers
 from softdecode.memory.blocks import blocks
 
 Quantization = Literal["none", "nf4"]
@@ -43,7 +44,7 @@ def quantizable_weights(module: nn.Module) -> set[int]:
 
 def _quantizable(module: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
     """(parent, name in it, layer) of the layers that `quantize_nf4` replaces."""
-    kept = _kept_in_float32(module)
+    kept = _kept_in_float32(module) | lora_layers(module)  # what was trained is small, and stays as it was trained
     return [
         (parent, name, child)
         for block in blocks(module)

@@ -22,6 +22,7 @@ from softdecode.decoder import DistributionDecoder
 from softdecode.errors import SoftDecodeError
 from softdecode.latents import decode_latents, pack
 from softdecode.mapping import TokenDistribution, hard_distribution
+from softdecode.memory.blocks import blocks as repeated_blocks
 from softdecode.training.augment import splice_masks
 from softdecode.training.features import FeatureRows, Features
 from softdecode.training.previews import PREVIEWED, preview_sheet
@@ -78,7 +79,7 @@ class DecoderTask(Task):
         self.base = first.base
         self.grid = first.token_grid
         self.shift = first.flow_shift
-        sample = features.example()
+        sample = features.first(1)
         for name, decoder in decoders.items():
             assert decoder.base is self.base, "decoders trained together share one base"
             decoder.condition.requires_grad_(True)
@@ -93,8 +94,7 @@ class DecoderTask(Task):
             raise SoftDecodeError("splicing needs at least 2 training pictures; train without it")
 
     def blocks(self) -> list[nn.Module]:
-        transformer = self.base.transformer
-        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+        return repeated_blocks(self.base.transformer)
 
     def checkpoint_activations(self) -> None:
         self.base.transformer.enable_gradient_checkpointing()
@@ -147,6 +147,10 @@ class DecoderTask(Task):
         named = {f"loss_{name}": mean for name, mean in zip(self.decoders, means, strict=True)}
         return {"loss": errors.mean(), **named}
 
+    def seen(self, decoder: DistributionDecoder, features: Features) -> tuple[Tensor, Tensor]:
+        """What a decoder sees of features, see `seen_in_training`."""
+        return seen_in_training(decoder, features)
+
     def _condition(self, features: Features) -> Tensor:
         """Condition tokens [B, N, D] float32, each sample's by its own decoder."""
         count = len(self.decoders)
@@ -158,20 +162,23 @@ class DecoderTask(Task):
         return torch.stack(conditions, 1).flatten(0, 1)
 
     def _condition_by(self, decoder: DistributionDecoder, features: Features) -> Tensor:
-        codes, uncertainty = seen_in_training(decoder, features)
+        codes, uncertainty = self.seen(decoder, features)
         draft = pack(features.drafts.float()) if decoder.config.draft and features.drafts is not None else None
         return decoder.condition(codes, uncertainty, self.grid, draft)
 
     def preview(self, step: int) -> Image.Image:
         """What the VAE can show of the first pictures, and what each decoder makes of their features."""
-        first = self.features.rows(torch.arange(min(PREVIEWED, self.samples)))
         device = next(self.parameters()).device
+        first = self.features.first(PREVIEWED)
         features = Features(**{name: value.to(device) for name, value in first.named().items()})
-        columns = {"round trip": decode_latents(self.base.vae, features.latents.float())}
-        for name, decoder in self.decoders.items():
-            assert isinstance(decoder, DistributionDecoder)
-            condition = self._condition_by(decoder, features)
-            columns[name] = decoder.denoise_given(condition, seeds=range(len(features)))
+        # Of a large base the trained weights alone are float32; autocast is what makes them fit the others.
+        mixed = len({parameter.dtype for parameter in self.base.parameters()}) > 1
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            columns = {"round trip": decode_latents(self.base.vae, features.latents.float())}
+            for name, decoder in self.decoders.items():
+                assert isinstance(decoder, DistributionDecoder)
+                condition = self._condition_by(decoder, features)
+                columns[name] = decoder.denoise_given(condition, seeds=range(len(features)))
         return preview_sheet(columns)
 
 

@@ -78,8 +78,8 @@ class FeatureRows(Protocol):
         """The rows at `indices` [B] int64; the generators are for those that are augmented now."""
         ...
 
-    def example(self) -> Features:
-        """One row, to see what there is in it."""
+    def first(self, count: int) -> Features:
+        """The first rows, `count` at most, to look at: where this process is in its data does not change."""
         ...
 
     def names(self, indices: Tensor) -> list[str] | None:
@@ -104,8 +104,9 @@ class IndexedRows(ABC):
     @abstractmethod
     def rows(self, indices: Tensor, generators: Sequence[torch.Generator]) -> Features: ...
 
-    def example(self) -> Features:
-        return self.rows(torch.tensor([0]), [torch.Generator()])
+    def first(self, count: int) -> Features:
+        count = min(count, len(self))
+        return self.rows(torch.arange(count), [torch.Generator() for _ in range(count)])
 
     def names(self, indices: Tensor) -> list[str] | None:
         return None

@@ -1,52 +1,17 @@
 """Features without a cache: the frozen encoders run in every step, on pictures as they come."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from softdecode.data.sources.picture import Sample
 from softdecode.data.sources.stream import PictureStream
-from softdecode.errors import SoftDecodeError
 from softdecode.training.augment import Augmentation, augmented
 from softdecode.training.encoding import FeatureEncoder
-from softdecode.training.features import Features, IndexedRows
-from softdecode.training.picture_sets import PictureBatch, PictureSet
-
-
-class LiveFeatures(IndexedRows):
-    """Features of a picture set, encoded when they are asked for; every time with another augmentation.
-
-    Args:
-        pictures: in a fixed order. One that cannot be read is left out: the next one stands in, and it is listed.
-        encoder: the frozen models.
-        augmentation: of every picture.
-    """
-
-    def __init__(self, pictures: PictureSet, encoder: FeatureEncoder, augmentation: Augmentation = "none") -> None:
-        self.pictures = pictures
-        self.encoder = encoder
-        self.augmentation: Augmentation = augmentation
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def rows(self, indices: Tensor, generators: Sequence[torch.Generator]) -> Features:
-        parts = [self._usable(index) for index in indices.tolist()]
-        batch = PictureBatch(
-            images=torch.cat([part.images for part in parts]),
-            keys=[key for part in parts for key in part.keys],
-            captions=[caption for part in parts for caption in part.captions],
-        )
-        return self.encoder.encode(augmented(batch.images, self.augmentation, generators), batch.captions, generators)
-
-    def _usable(self, index: int) -> PictureBatch:
-        for step in range(len(self)):
-            place = (index + step) % len(self)
-            found = self.pictures.read(place, place + 1)
-            if len(found):
-                return found
-        raise SoftDecodeError("none of the training pictures can be read")
+from softdecode.training.features import Features
 
 
 class StreamedFeatures:
@@ -54,7 +19,8 @@ class StreamedFeatures:
 
     Args:
         open_stream: opens this process's stream, at a state or, where None, at its beginning.
-        encoder, augmentation: see `LiveFeatures`.
+        encoder: the frozen models.
+        augmentation: of every picture.
     """
 
     def __init__(
@@ -75,13 +41,17 @@ class StreamedFeatures:
     def rows(self, indices: Tensor, generators: Sequence[torch.Generator]) -> Features:
         samples = [next(self._stream) for _ in range(len(indices))]
         self._latest = [sample.key for sample in samples]
+        return self._encode(samples, self.augmentation, generators)
+
+    def _encode(
+        self, samples: Sequence[Sample], augmentation: Augmentation, generators: Sequence[torch.Generator]
+    ) -> Features:
         images = torch.stack([sample.image for sample in samples])
         captions = [sample.caption for sample in samples]
-        return self.encoder.encode(augmented(images, self.augmentation, generators), captions, generators)
+        return self.encoder.encode(augmented(images, augmentation, generators), captions, generators)
 
-    def example(self) -> Features:
-        sample = next(self._open(None))
-        return self.encoder.encode(sample.image[None], [sample.caption], [torch.Generator()])
+    def first(self, count: int) -> Features:
+        return self._encode(list(islice(self._open(None), count)), "none", [torch.Generator() for _ in range(count)])
 
     def names(self, indices: Tensor) -> list[str]:
         """Of the pictures that this process read last, whatever the indices."""

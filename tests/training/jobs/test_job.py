@@ -9,7 +9,7 @@ import torch
 
 from softdecode.data.emoji import Emoji
 from softdecode.files import tensor_sha256, write_json, write_tensors
-from softdecode.training.jobs import Job
+from softdecode.training.jobs import EmojiJob
 from softdecode.training.jobs.job import _plain
 from softdecode.training.presets import PRESETS
 
@@ -32,7 +32,9 @@ def data_folder(tmp_path, make_pictures):
 
 @pytest.mark.parametrize("limit", [None, 2, 10])
 def test_jobs_train_on_the_train_split(data_folder, limit, make_pictures):
-    data = Job(output=data_folder / "run", loop=PRESETS["tiny"]["vae"]().loop, data=data_folder, limit=limit).emoji()
+    data = EmojiJob(
+        output=data_folder / "run", loop=PRESETS["tiny"]["vae"]().loop, data=data_folder, limit=limit
+    ).emoji()
     expected = [0, 2, 4][:limit]
     assert [emoji.label for emoji in data.emoji] == [f"thing {place}" for place in expected]
     assert torch.equal(data.images, make_pictures(5, 16)[expected])

@@ -19,10 +19,10 @@ from softdecode.device import resolve_device
 from softdecode.errors import SoftDecodeError
 from softdecode.files import atomic_folder, load_strictly, tensor_sha256
 from softdecode.loading import load_pretrained, save_quietly
-from softdecode.progress import Progress, progress_bars
 from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base
 from softdecode.training.encoding import FeatureEncoder
-from softdecode.training.feature_cache import FeatureCache, build_cache
+from softdecode.training.feature_cache import FeatureCache
+from softdecode.training.jobs.features import cached_features
 from softdecode.training.jobs.pictures import PictureJob
 from softdecode.training.picture_sets import HeldPictures, PictureBatch
 from softdecode.vlm.janus import JanusModel
@@ -126,28 +126,9 @@ class DecoderJob(PictureJob):
             corruption=self.corruption,
         )
         pictures = HeldPictures(PictureBatch(images=data.images, keys=data.keys, captions=data.captions))
-        root = self.data.expanduser() / "features"
-        processes = self.processes
-
-        def build(on_progress: Progress | None = None) -> FeatureCache | None:
-            return build_cache(
-                root,
-                pictures,
-                encoder,
-                augmentation=self.changes,
-                views=self.views,
-                seed=self.loop.seed,
-                process=processes.process_index,
-                processes=processes.num_processes,
-                on_progress=on_progress,
-            )
-
-        with progress_bars(quiet=not processes.is_main_process) as bars:
-            cache = build(bars)
-        processes.wait_for_everyone()
-        cache = cache or build()
-        assert cache is not None, "every process has encoded its share"
-        return cache
+        return cached_features(
+            self, self.data / "features", pictures, encoder, augmentation=self.changes, views=self.views
+        )
 
     def _decoders(self, vlm: JanusModel, vae: AutoencoderKL) -> dict[str, DistributionDecoder]:
         base = build_base(self.transformer, vae)

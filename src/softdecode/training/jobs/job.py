@@ -27,8 +27,6 @@ class Job:
     """Folder of the run: `model/`, `checkpoint/`, `log.jsonl`, `run.json`, `previews/`."""
     loop: LoopConfig
     """How it is trained."""
-    data: Path = DEFAULT_DATA
-    """Folder of the emoji packages and the prepared pictures."""
     limit: int | None = None
     """Train on the first so many pictures only (for trying things out)."""
     device: str = "auto"
@@ -55,13 +53,6 @@ class Job:
         """This process's place among those that were launched; see `connect`."""
         return connect(resolve_device(self.device))
 
-    def emoji(self) -> EmojiData:
-        with self.processes.main_process_first():  # where the pictures are not prepared yet, one process does it
-            data = load_emoji(self.data.expanduser()).split("train")
-        if self.limit is None:
-            return data
-        return EmojiData(images=data.images[: self.limit], emoji=data.emoji[: self.limit], digest=data.digest)
-
     def train(self, task: Task, digest: str) -> None:
         """Run the loop; the job's settings and the data's identity go into the run's record."""
         settings: dict[str, Any] = {"kind": type(self).__name__, **asdict(self)}
@@ -69,6 +60,21 @@ class Job:
         self.output.mkdir(parents=True, exist_ok=True)
         device = resolve_device(self.device)
         train(task, self.loop, self.output, job=_plain(settings), resume=self.resume, device=device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmojiJob(Job):
+    """A job of the embedded stack."""
+
+    data: Path = DEFAULT_DATA
+    """Folder of the emoji packages and the prepared pictures."""
+
+    def emoji(self) -> EmojiData:
+        with self.processes.main_process_first():  # where the pictures are not prepared yet, one process does it
+            data = load_emoji(self.data.expanduser()).split("train")
+        if self.limit is None:
+            return data
+        return EmojiData(images=data.images[: self.limit], emoji=data.emoji[: self.limit], digest=data.digest)
 
 
 def _plain(value: Any) -> Any:

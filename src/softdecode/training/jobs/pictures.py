@@ -7,14 +7,14 @@ from softdecode.data.sources.memory import Pictures, load_pictures
 from softdecode.data.sources.open import open_source
 from softdecode.data.sources.picture import PictureTransform
 from softdecode.training.augment import Augmentation
-from softdecode.training.jobs.job import Job
+from softdecode.training.jobs.job import EmojiJob
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureJob(Job):
+class PictureJob(EmojiJob):
     """A job that is taught by pictures, held in memory: the emoji, or those of a source."""
 
-    source: str | None = None
+    images: str | None = None
     """A folder of pictures, .tar files as train-{000..127}.tar, hf:NAME or hf-stream:NAME (see docs/data.md); the emoji
     of the training split where absent."""
     image_size: int = 64
@@ -29,7 +29,7 @@ class PictureJob(Job):
 
     def pictures(self) -> Pictures:
         """The training pictures [M, 3, H, W] with names and captions; the first `limit` of them."""
-        if self.source is None:
+        if self.images is None:
             data = self.emoji()
             return Pictures(
                 images=data.images,
@@ -39,7 +39,7 @@ class PictureJob(Job):
             )
         transform = PictureTransform((self.image_size, self.image_size), allow_upscale=self.allow_upscale)
         with self.processes.main_process_first():  # it digests the files, the others read the digests
-            source = open_source(self.source, transform=transform)
+            source = open_source(self.images, transform=transform)
             corrupt = CorruptPictures(self.output / "unusable.jsonl", limit=self.corrupt_limit)
             return load_pictures(source, corrupt, self.limit)
 
@@ -48,4 +48,4 @@ class PictureJob(Job):
         """The augmentation of these pictures."""
         if self.augmentation is not None:
             return self.augmentation
-        return "emoji" if self.source is None else "mirror"
+        return "emoji" if self.images is None else "mirror"

@@ -11,7 +11,7 @@ from softdecode.errors import SoftDecodeError
 from softdecode.files import atomic_folder, load_strictly, write_json
 from softdecode.images import to_unit_range
 from softdecode.loading import load_pretrained, save_quietly
-from softdecode.training.jobs.job import Job
+from softdecode.training.jobs.job import EmojiJob
 from softdecode.training.vlm import VlmConfig, VlmTask, build_vlm, train_text_tokenizer
 from softdecode.vlm.base import SamplingConfig, nearest_tokens
 from softdecode.vlm.janus import SAMPLING_FILE, JanusModel
@@ -19,7 +19,7 @@ from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class VlmJob(Job):
+class VlmJob(EmojiJob):
     """Train the small VLM on the tokenizer's tokens."""
 
     tokenizer: Path

@@ -1,0 +1,212 @@
+"""The job that trains one decoder on a published transformer, for any VLM that softdecode knows (spec section 3)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from softdecode.base import DecoderBase, load_base
+from softdecode.calibration import Calibration
+from softdecode.conditioning import ConditioningMode
+from softdecode.data.sources import CorruptPictures, PictureTransform, open_source
+from softdecode.decoder import DistributionDecoder
+from softdecode.decoder_config import ConditionSource, DecoderConfig, TrainedPart, check_lora, read_config
+from softdecode.device import resolve_device
+from softdecode.errors import SoftDecodeError
+from softdecode.files import load_strictly, read_tensors, tensor_sha256
+from softdecode.trained import train_only, trained_parameters
+from softdecode.training.augment import Augmentation
+from softdecode.training.decoder import DecoderTask
+from softdecode.training.encoding import FeatureEncoder
+from softdecode.training.features import FeatureRows
+from softdecode.training.jobs.features import cached_features, live_features
+from softdecode.training.jobs.job import Job
+from softdecode.training.picture_sets import SourcePictures
+from softdecode.vlm.base import ImageTokenizer, ImageTokenModel
+from softdecode.vlm.registry import load_vlm
+
+DEFAULT_CACHE = Path("~/.cache/softdecode/features")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedDecoderJob(Job):
+    """Train one decoder on a published diffusion transformer.
+
+    Frozen weights are kept in the forward pass's precision, trained ones in float32 (see `trained.train_only`).
+    """
+
+    vlm: str
+    """Folder or hub id of the VLM whose tokenizer encodes the pictures."""
+    vlm_revision: str | None = None
+    """Revision of the VLM on the hub."""
+    base: str
+    """Folder, hub id or single file of the transformer and its VAE."""
+    base_revision: str | None = None
+    """Revision of the base on the hub."""
+    images: str
+    """The training pictures: a folder, .tar files by a brace pattern, hf:NAME or hf-stream:NAME (see docs/data.md)."""
+    live: bool = False
+    """Encode pictures in every step, as they come, rather than once; nothing is stored."""
+    augmentation: Augmentation = "mirror"
+    """none, or mirror (half of the pictures)."""
+    corrupt_limit: float = 0.01
+    """Largest share of pictures that cannot be used; more of them stop the run. `unusable.jsonl` lists them."""
+    corruption: float = 0.0
+    """Share of the tokens that are swapped for likely neighbours, as a VLM errs, in [0, 1]."""
+    allow_upscale: bool = False
+    """Enlarge pictures that are smaller than the model's; else they count as unusable."""
+    source: ConditionSource = "proxy"
+    """What stands for the VLM's logits: proxy is the VQ encoder's calibrated cosines (paper, section B.2);
+    teacher-forced is the VLM's own belief about the pictures, given their captions."""
+    calibration: Path | None = None
+    """Calibration of the VLM, from `softdecode calibrate`; proxy conditions need one, hard mode none."""
+    mode: ConditioningMode = "soft"
+    """What the decoder sees of a distribution: hard, soft (the paper's) or joint."""
+    trained: TrainedPart = "attention"
+    """What is trained besides the condition encoder (adapter): attention (the paper's), lora, all, or nothing."""
+    lora_rank: int | None = None
+    """Rank of the LoRA updates, >= 1; for trained=lora alone."""
+    lora_alpha: float | None = None
+    """The LoRA updates are scaled by lora_alpha / lora_rank, > 0; for trained=lora alone."""
+    hidden_channels: int = 256
+    """Width of the condition encoder, a multiple of 8."""
+    draft: bool = False
+    """Whether the decoder also sees the picture that the VQ decoder makes of the chosen tokens."""
+    views: int = 1
+    """Augmented views of each picture whose features are computed once."""
+    cache: Path = DEFAULT_CACHE
+    """Folder of the encoded pictures."""
+    steps: int = 30
+    """The decoder's default number of denoising steps."""
+
+    def run(self) -> None:
+        self._check()
+        device, dtype = resolve_device(self.device), self.frozen_dtype
+        vlm = load_vlm(self.vlm, revision=self.vlm_revision, device=device, dtype=dtype)
+        base = load_base(self.base, revision=self.base_revision, dtype=dtype).to(device)
+        features, digest = self.features(vlm, base)
+        torch.manual_seed(self.loop.seed)
+        decoder = self.decoder(base, vlm.tokenizer, vlm.name)
+        del vlm  # training needs its codebook alone
+        task = DecoderTask({self.mode: decoder}, features)
+        self.train(task, digest)
+        if not self.processes.is_main_process:
+            return
+        # Small parts are kept as they were trained, large ones in the precision that they are used in.
+        small = self.trained in ("adapter", "lora")
+        decoder.save_pretrained(self.output / "model", self._card(decoder), torch.float32 if small else dtype)
+
+    @property
+    def frozen_dtype(self) -> torch.dtype:
+        """Of the weights that are not trained."""
+        return torch.bfloat16 if self.loop.precision == "bf16" else torch.float32
+
+    def features(self, vlm: ImageTokenModel, base: DecoderBase) -> tuple[FeatureRows, str]:
+        """What training reads instead of pictures, and the identity of the pictures."""
+        forced = vlm if self.source == "teacher-forced" else None
+        encoder = FeatureEncoder(
+            tokenizer=vlm.tokenizer, vae=base.vae, vlm=forced, drafts=self.draft, corruption=self.corruption
+        )
+        transform = PictureTransform(vlm.tokenizer.image_size, self.allow_upscale)
+        corrupt = CorruptPictures(self.output / "unusable.jsonl", limit=self.corrupt_limit)
+        with self.processes.main_process_first():  # it digests the files, the others read the digests
+            source = open_source(self.images, transform=transform)
+            identity = source.identity
+        if self.live:
+            return live_features(self, source, corrupt, encoder, self.augmentation), identity
+        pictures = SourcePictures(source, corrupt, self.limit)
+        cache = cached_features(self, self.cache, pictures, encoder, augmentation=self.augmentation, views=self.views)
+        return cache, pictures.digest
+
+    def decoder(self, base: DecoderBase, tokenizer: ImageTokenizer, vlm: str) -> DistributionDecoder:
+        """The decoder where training starts, frozen but for what is trained.
+
+        Args:
+            base: of which it takes possession; the condition encoder is made beside it, on the CPU.
+            tokenizer: the VLM's.
+            vlm: the VLM's name.
+        """
+        codebook = tokenizer.codebook.float().cpu()
+        local = Path(self.base).exists()
+        config = DecoderConfig(
+            mode=self.mode,
+            code_dim=codebook.shape[-1],
+            hidden_channels=self.hidden_channels,
+            image_size=tokenizer.image_size,
+            base=str(Path(self.base).resolve()) if local else self.base,
+            base_revision=None if local else self.base_revision,
+            trained=self.trained,
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            codebook_sha256=tensor_sha256(codebook),
+            vlm=vlm,
+            steps=self.steps,
+            draft=self.draft,
+            source=self.source,
+        )
+        decoder = DistributionDecoder(config, base, codebook, self._calibration(codebook))
+        if self.initial is not None:
+            _start_from(decoder, self.initial)
+        train_only(decoder)
+        return decoder
+
+    def _calibration(self, codebook: Tensor) -> Calibration:
+        digest = tensor_sha256(codebook)
+        if self.calibration is None or self.source == "teacher-forced":  # the VLM's own belief needs none
+            return Calibration(codebook_sha256=digest)
+        calibration = Calibration.load(self.calibration)
+        if calibration.codebook_sha256 != digest:
+            raise SoftDecodeError(
+                f"{self.calibration} was fitted for another codebook; run `softdecode calibrate` for {self.vlm}"
+            )
+        return calibration
+
+    def _check(self) -> None:
+        """Refuse what cannot be trained, before anything is loaded."""
+        if self.trained == "none":
+            raise SoftDecodeError("--trained none trains nothing; choose adapter, attention, lora or all")
+        check_lora(self.trained, self.lora_rank, self.lora_alpha)
+        if self.calibration is None and self.mode != "hard" and self.source == "proxy":
+            raise SoftDecodeError(
+                "proxy conditions need --calibration; run `softdecode calibrate` for this VLM, or train --mode hard"
+            )
+        if self.hidden_channels < 8 or self.hidden_channels % 8:
+            raise SoftDecodeError(f"--hidden-channels must be a multiple of 8, got {self.hidden_channels}")
+        if self.live and (self.limit is not None or self.views != 1):
+            raise SoftDecodeError(
+                "--live streams all pictures, and augments them anew each time; it has no use for --limit and --views"
+            )
+        if self.views < 1:
+            raise SoftDecodeError(f"--views must be at least 1, got {self.views}")
+
+    def _card(self, decoder: DistributionDecoder) -> str:
+        config, count = decoder.config, sum(weight.numel() for weight in trained_parameters(decoder).values())
+        calibration = decoder.calibration
+        return (
+            f"# softdecode decoder for {config.vlm}\n\n"
+            f"Mode {config.mode}, on the base `{config.base}` (revision {config.base_revision or 'not pinned'}), of "
+            f"which this holds what was trained: {config.trained}, {count:,} parameters. The base's licence applies to "
+            f"what is derived from it. Codebook {config.codebook_sha256[:12]}. Calibration: kappa "
+            f"{calibration.kappa:.4g}, epsilon {calibration.epsilon:.4g}.\n\n"
+            f"{self.loop.steps:,} steps of {self.loop.batch_size} pictures, learning rate {self.loop.learning_rate:g}, "
+            f"seed {self.loop.seed}.\n"
+        )
+
+
+def _start_from(decoder: DistributionDecoder, folder: Path) -> None:
+    """Copy an earlier decoder's weights; what fixes their shapes and their meaning must be the same."""
+    earlier = read_config(folder)
+    fixed = ("mode", "trained", "code_dim", "hidden_channels", "image_size", "lora_rank", "lora_alpha", "draft")
+    wrong = [name for name in fixed if getattr(earlier, name) != getattr(decoder.config, name)]
+    if wrong:
+        raise SoftDecodeError(
+            f"{folder} cannot be trained further with these settings; they differ in {', '.join(wrong)}"
+        )
+    path = folder / "model.safetensors"
+    tensors, _ = read_tensors(path)
+    if not decoder.fits_codebook(tensors.pop("codebook", torch.empty(0))):
+        raise SoftDecodeError(
+            f"{folder} was trained for the codebook of {earlier.vlm}, not for that of {decoder.config.vlm}"
+        )
+    load_strictly(decoder.own_state(), tensors, str(path))

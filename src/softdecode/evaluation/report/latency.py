@@ -1,0 +1,127 @@
+"""Table 5: what soft decoding costs from prompt to picture, beside what it gains where that was measured."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from softdecode.errors import SoftDecodeError
+from softdecode.evaluation.report.caption import describe, inputs_of
+from softdecode.evaluation.report.inputs import Source
+from softdecode.evaluation.report.metrics import Metric, metric_of
+from softdecode.evaluation.report.pool import BASELINE, Entry, Pool
+from softdecode.evaluation.report.table import ReportTable
+
+_PREFIX = "soft@"
+
+
+def seconds(source: Source) -> dict[int | None, float]:
+    """Median seconds from prompt to picture by denoising steps; None for the VQ decoder.
+
+    Raises:
+        SoftDecodeError: the file does not hold them.
+    """
+    ways = source.content.get("pipeline_seconds")
+    ways = ways if isinstance(ways, Mapping) else {}
+    found: dict[int | None, float] = {}
+    for name, value in ways.items():
+        Metric.check(value, f"{source.path}: seconds of {name}")
+        steps = name.removeprefix(_PREFIX)
+        if name == BASELINE:
+            found[None] = value
+        elif name.startswith(_PREFIX) and steps.isdecimal():
+            found[int(steps)] = value
+    if not found.get(None) or len(found) < 2:
+        raise SoftDecodeError(
+            f"{source.path} lacks `pipeline_seconds` of the VQ decoder and of soft decoding; measure it again"
+        )
+    return found
+
+
+def latency_table(source: Source, pools: Sequence[Pool]) -> tuple[ReportTable, list[str]]:
+    """Table 5 of one latency result, and warnings.
+
+    Args:
+        source: of the kind "latency".
+        pools: results; the Frechet distances come from the one of generation that has this very decoder.
+
+    Raises:
+        SoftDecodeError: the file does not hold what it must.
+    """
+    found = seconds(source)
+    usual = found[None]
+    rows: list[dict[str, Any]] = [
+        {
+            "name": "VLM + VQ decoder" if steps is None else f"VLM + {_decoder(source).get('name', 'soft decoder')}",
+            "steps": steps,
+            "latency_ratio": value / usual,
+            "latency_change": f"{100 * (value / usual - 1):+.2f}%" if steps is not None else None,
+            "seconds": value,
+        }
+        for steps, value in sorted(found.items(), key=lambda item: item[0] or 0)
+    ]
+    columns = {
+        "name": "name",
+        "steps": "steps",
+        "latency_ratio": "latency over VQ",
+        "latency_change": "latency",
+        "seconds": "seconds",
+    }
+    caption = _caption(source)
+    fitting = [(pool, entries) for pool in pools if (entries := _entries(source, pool))]
+    warnings = []
+    if len(fitting) == 1:
+        pool, entries = fitting[0]
+        _add_quality(rows, entries)
+        heading = metric_of("frechet", pool.protocol).heading
+        columns |= {"frechet": heading, "frechet_change": heading.split()[0]}
+        caption += f"; quality: {describe(pool, entries.values())}"
+    else:
+        why = "several generation results fit" if fitting else "no generation result is of this decoder"
+        warnings.append(f"Table 5 of {source.path} shows no quality: {why}")
+    return ReportTable(
+        number=5, title="latency", caption=caption, columns=columns, rows=rows, protocol=_settings(source)
+    ), warnings
+
+
+def _decoder(source: Source) -> Mapping[str, Any]:
+    decoder = source.content.get("decoder")
+    return decoder if isinstance(decoder, Mapping) else {}
+
+
+def _entries(source: Source, pool: Pool) -> dict[int | None, Entry]:
+    """Rows of the timed decoder and of the VQ decoder beside it, by steps; empty where the pool has another decoder."""
+    settings = {name: value for name, value in _decoder(source).items() if name != "name"}
+    if pool.task != "generation" or pool.protocol.get("codebook_sha256") != source.content.get("codebook_sha256"):
+        return {}
+    entries: dict[int | None, Entry] = {
+        entry.steps: entry
+        for entry in pool.overall
+        if entry.name == _decoder(source).get("name") and entry.settings == settings
+    }
+    usual = [entry for entry in pool.overall if entry.name == BASELINE]
+    if not entries or len(usual) != 1:
+        return {}
+    return entries | {None: usual[0]}
+
+
+def _add_quality(rows: Sequence[dict[str, Any]], entries: Mapping[int | None, Entry]) -> None:
+    for row in rows:
+        entry = entries.get(row["steps"])
+        row["frechet"] = None if entry is None else entry.row.get("frechet")
+        ratio = None if entry is None or row["steps"] is None else entry.row.get("frechet_over_vq")
+        row["frechet_change"] = None if ratio is None else f"{100 * (ratio - 1):+.2f}%"
+
+
+def _settings(source: Source) -> dict[str, object]:
+    return {name: source.content.get(name) for name in ("batch_size", "rounds", "device", "decoder", "codebook_sha256")}
+
+
+def _caption(source: Source) -> str:
+    content = source.content
+    parts = [
+        "medians of runs in turn in one process",
+        f"{content['rounds']} rounds" if "rounds" in content else "",
+        f"batch of {content['batch_size']}" if "batch_size" in content else "",
+        f"device {content['device']}" if "device" in content else "",
+        inputs_of([source]),
+    ]
+    return "; ".join(part for part in parts if part)

@@ -1,0 +1,63 @@
+"""The numbers of a row: how they are called, and which way is better."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from softdecode.errors import SoftDecodeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number of a row.
+
+    Attributes:
+        title: its column's heading.
+        better: which values are; None where a row is not judged by it.
+    """
+
+    title: str
+    better: str | None = None
+
+    @property
+    def heading(self) -> str:
+        """The title with an arrow towards better values."""
+        return self.title + {"lower": " ↓", "higher": " ↑", None: ""}[self.better]
+
+    @staticmethod
+    def check(value: object, what: str) -> None:
+        """Refuse what is neither a finite number nor None.
+
+        Raises:
+            SoftDecodeError: it is something else.
+        """
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value)):
+            raise SoftDecodeError(f"{what} is {value!r}; expected a finite number; measure it again")
+
+
+METRICS = {
+    "steps": Metric(title="steps"),
+    "bits_per_pixel": Metric(title="bits/pixel"),
+    "frechet": Metric(title="Frechet", better="lower"),
+    "frechet_over_vq": Metric(title="over VQ", better="lower"),
+    "kernel": Metric(title="kernel", better="lower"),
+    "psnr": Metric(title="PSNR", better="higher"),
+    "ssim": Metric(title="SSIM", better="higher"),
+    "lpips": Metric(title="LPIPS", better="lower"),
+}
+JUDGED = tuple(name for name, metric in METRICS.items() if metric.better is not None)
+
+
+def is_fid(protocol: Mapping[str, object]) -> bool:
+    """Whether the Frechet distance is the published one, of Inception-v3's features; no other may be called FID."""
+    metrics = protocol.get("metrics")
+    return isinstance(metrics, Mapping) and "inception-v3" in str(metrics.get("extractor"))
+
+
+def metric_of(name: str, protocol: Mapping[str, object]) -> Metric:
+    """The metric `name` under a protocol: with Inception-v3 the distances have their published names."""
+    if not is_fid(protocol) or name not in ("frechet", "kernel"):
+        return METRICS[name]
+    letter = {"reconstruction": "r", "generation": "g"}.get(str(protocol.get("task")), "")
+    return Metric(title=f"{letter}FID" if name == "frechet" else "KID", better="lower")

@@ -1,0 +1,188 @@
+"""Rows of results that were measured under one protocol, and may therefore share a table."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from softdecode.errors import SoftDecodeError
+from softdecode.evaluation.protocol import differences, protocol_key
+from softdecode.evaluation.report.inputs import Source
+from softdecode.evaluation.report.metrics import JUDGED
+
+CEILING = "vae-ceiling"
+BASELINE = "vq"
+OVERALL = "overall"
+_ROUNDING = 1e-6  # two measurements of the same pictures agree at least so closely
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row of a result.
+
+    Attributes:
+        source: the result.
+        row: as it stands there, and `frechet_over_vq` as it is in the table.
+        label: the row's name; with its input's number where another input has a different row of that name.
+        settings: of the decoder, as the result says; None for baselines.
+    """
+
+    source: Source
+    row: Mapping[str, Any]
+    label: str
+    settings: Mapping[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """The decoder or baseline."""
+        return str(self.row["name"])
+
+    @property
+    def steps(self) -> int | None:
+        """Denoising steps, where there are any."""
+        return self.row.get("steps")
+
+    @property
+    def category(self) -> str:
+        """The part of the reference that the row is about."""
+        return str(self.row.get("category") or OVERALL)
+
+
+@dataclass(kw_only=True)
+class Pool:
+    """Results of one protocol.
+
+    Attributes:
+        key: what they agree in, see `protocol_key`.
+        sources: the results, in the order of the inputs.
+        entries: their rows; rows that several results share appear once.
+        warnings: what a reader must know of them.
+    """
+
+    key: dict[str, object]
+    sources: list[Source]
+    entries: list[Entry] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """The first result's; the others' agree with it but for seeds and decoders."""
+        return self.sources[0].protocol
+
+    @property
+    def task(self) -> str:
+        """reconstruction, generation, or what the result says."""
+        return str(self.protocol.get("task", self.sources[0].command.removeprefix("evaluate ")))
+
+    @property
+    def overall(self) -> list[Entry]:
+        """The rows about all pictures."""
+        return [entry for entry in self.entries if entry.category == OVERALL]
+
+    def at_steps(self, steps: int | None) -> list[Entry]:
+        """One row of each decoder: with `steps` denoising steps, or with the most there are where None."""
+        best: dict[str, Entry] = {}
+        for entry in self.overall:
+            most = best.get(entry.label)
+            wanted = entry.steps is None or steps in (None, entry.steps)
+            if wanted and (most is None or (entry.steps or 0) > (most.steps or 0)):
+                best[entry.label] = entry
+        for label in dict.fromkeys(entry.label for entry in self.overall):
+            if label not in best:
+                self.warnings.append(f"{label} was not measured with {steps} steps and is not shown there")
+        return list(best.values())
+
+
+def make_pools(sources: Sequence[Source], *, one_table: bool = False) -> list[Pool]:
+    """Sort results by what they agree in.
+
+    Args:
+        sources: of the kind "pictures" or "geneval".
+        one_table: refuse results of one command that may not share a table, rather than to make two.
+
+    Raises:
+        SoftDecodeError: `one_table`, and there are such.
+    """
+    pools: list[Pool] = []
+    for source in sources:
+        key = protocol_key(source.content)
+        pool = next((pool for pool in pools if pool.key == key), None)
+        if pool is not None:
+            pool.sources.append(source)
+            continue
+        for other in pools:
+            if one_table and other.sources[0].command == source.command:
+                raise SoftDecodeError(
+                    f"{other.sources[0].path} and {source.path} cannot share a table: they differ in "
+                    f"{'; '.join(differences(other.key, key))}; leave out --one-table for a table of each"
+                )
+        pools.append(Pool(key=key, sources=[source]))
+    for pool in pools:
+        _fill(pool)
+    return pools
+
+
+def _fill(pool: Pool) -> None:
+    for source in pool.sources:
+        decoders = source.protocol.get("decoders")
+        decoders = decoders if isinstance(decoders, Mapping) else {}
+        for row in source.content["rows"]:
+            entry = Entry(source=source, row=row, label=row["name"], settings=decoders.get(row["name"]))
+            if not any(_same(entry, other) for other in pool.entries):
+                pool.entries.append(entry)
+    pool.entries = _labelled(pool.entries)
+    pool.entries = [_with_ratio(entry, pool) for entry in pool.entries]
+    present = {entry.name for entry in pool.overall}
+    needed = {"reconstruction": (CEILING, BASELINE, "hard"), "generation": (BASELINE, "hard")}.get(pool.task, ())
+    for name in needed:
+        if name not in present:
+            pool.warnings.append(f"there is no row `{name}`; measure it with the others")
+
+
+def _same(entry: Entry, other: Entry) -> bool:
+    """Whether two rows are one measurement made twice, as that of a baseline beside other decoders."""
+    return (
+        (entry.name, entry.steps, entry.category) == (other.name, other.steps, other.category)
+        and entry.settings == other.settings
+        and all(_close(entry.row.get(name), other.row.get(name)) for name in JUDGED if name != "frechet_over_vq")
+    )
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=_ROUNDING)
+
+
+def _labelled(entries: Sequence[Entry]) -> list[Entry]:
+    """Number rows by their inputs where inputs contradict each other about a name, or mean other decoders by it."""
+    sources: dict[str, set[int]] = {}
+    settings: dict[str, list[object]] = {}
+    places: dict[tuple[str, int | None, str], int] = {}
+    for entry in entries:
+        sources.setdefault(entry.name, set()).add(entry.source.number)
+        settings.setdefault(entry.name, []).append(entry.settings)
+        place = (entry.name, entry.steps, entry.category)
+        places[place] = places.get(place, 0) + 1
+    unclear = {name for (name, _, _), count in places.items() if count > 1}
+    unclear |= {name for name, found in settings.items() if any(other != found[0] for other in found)}
+    unclear = {name for name in unclear if len(sources[name]) > 1}
+    return [
+        replace(entry, label=f"{entry.name} [{entry.source.number}]") if entry.name in unclear else entry
+        for entry in entries
+    ]
+
+
+def _with_ratio(entry: Entry, pool: Pool) -> Entry:
+    """Take the ratio to the VQ decoder anew: to the same input's, else to the only one in the table."""
+    others = [other for other in pool.entries if other.name == BASELINE and other.category == entry.category]
+    own = [
+        row
+        for row in entry.source.content["rows"]
+        if row["name"] == BASELINE and (row.get("category") or OVERALL) == entry.category
+    ]
+    usual = own or [other.row for other in others]
+    ratio = None
+    if len(usual) == 1 and entry.row.get("frechet") is not None and usual[0].get("frechet"):
+        ratio = entry.row["frechet"] / usual[0]["frechet"]
+    return replace(entry, row={**entry.row, "frechet_over_vq": ratio})

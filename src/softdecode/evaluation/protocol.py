@@ -9,7 +9,10 @@ file does not know counts, too: it splits a table that might have been one, whic
 from collections.abc import Iterator, Mapping
 
 # What rows of one table may differ in.
-_FREE = {"seed", "steps", "decoders", "vlm_seconds", "batch_size", "images", "images_sha256", "metrics.torchmetrics"}
+_FREE = {
+    *("seed", "steps", "decoders", "vlm_seconds", "batch_size", "images", "images_sha256"),
+    *("metrics.torchmetrics", "metrics.frechet_name"),  # the name follows from extractor and task
+}
 # Of `models`, only what draws, and only where something is drawn.
 _DRAWING = ("model", "quantize_vlm")
 
@@ -30,7 +33,8 @@ def protocol_key(result: Mapping[str, object]) -> dict[str, object]:
     if protocol.get("task") == "generation" and isinstance(models, Mapping):
         key |= {name: models.get(name) for name in _DRAWING}
     key |= dict(_flatten({name: value for name, value in protocol.items() if name not in _FREE}))
-    return {name: key[name] for name in sorted(key) if name not in _FREE}
+    # None is what was not asked for, which older files do not mention.
+    return {name: key[name] for name in sorted(key) if name not in _FREE and key[name] is not None}
 
 
 def differences(first: Mapping[str, object], second: Mapping[str, object]) -> list[str]:

@@ -50,14 +50,17 @@ JUDGED = tuple(name for name, metric in METRICS.items() if metric.better is not 
 
 
 def is_fid(protocol: Mapping[str, object]) -> bool:
-    """Whether the Frechet distance is the published one, of Inception-v3's features; no other may be called FID."""
-    metrics = protocol.get("metrics")
-    return isinstance(metrics, Mapping) and "inception-v3" in str(metrics.get("extractor"))
+    """Whether the result says that its Frechet distance is the published one; no other may be called FID."""
+    return _frechet_name(protocol).endswith("FID")
 
 
 def metric_of(name: str, protocol: Mapping[str, object]) -> Metric:
-    """The metric `name` under a protocol: with Inception-v3 the distances have their published names."""
+    """The metric `name` under a protocol: distances of Inception's features have their published names."""
     if not is_fid(protocol) or name not in ("frechet", "kernel"):
         return METRICS[name]
-    letter = {"reconstruction": "r", "generation": "g"}.get(str(protocol.get("task")), "")
-    return Metric(title=f"{letter}FID" if name == "frechet" else "KID", better="lower")
+    return Metric(title=_frechet_name(protocol) if name == "frechet" else "KID", better="lower")
+
+
+def _frechet_name(protocol: Mapping[str, object]) -> str:
+    metrics = protocol.get("metrics")
+    return str(metrics.get("frechet_name")) if isinstance(metrics, Mapping) else ""

@@ -87,10 +87,12 @@ class Pool:
             wanted = entry.steps is None or steps in (None, entry.steps)
             if wanted and (most is None or (entry.steps or 0) > (most.steps or 0)):
                 best[entry.label] = entry
-        for label in dict.fromkeys(entry.label for entry in self.overall):
-            if label not in best:
-                self.warnings.append(f"{label} was not measured with {steps} steps and is not shown there")
         return list(best.values())
+
+    def left_out(self, steps: int | None) -> list[str]:
+        """Labels of the decoders that were not measured with `steps`."""
+        shown = {entry.label for entry in self.at_steps(steps)}
+        return [label for label in dict.fromkeys(entry.label for entry in self.overall) if label not in shown]
 
 
 def make_pools(sources: Sequence[Source], *, one_table: bool = False) -> list[Pool]:

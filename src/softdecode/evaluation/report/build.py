@@ -6,10 +6,11 @@ from pathlib import Path
 
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.calibration_report import profile_plot
+from softdecode.evaluation.protocol import differences
 from softdecode.evaluation.report.calibrations import calibration_table, read_fits
 from softdecode.evaluation.report.geneval import geneval_table
 from softdecode.evaluation.report.inputs import Source
-from softdecode.evaluation.report.latency import latency_table, seconds
+from softdecode.evaluation.report.latency import decoder_name, latency_table, seconds
 from softdecode.evaluation.report.plots import has_bits, plot_bits, plot_latency, plot_steps
 from softdecode.evaluation.report.pool import Pool, make_pools
 from softdecode.evaluation.report.published import published_tables
@@ -84,7 +85,9 @@ def build_report(
         report.tables.append((geneval_table(pool), []))
     _add_latencies(report, pools)
     report.tables.sort(key=lambda item: item[0].number)
-    _name([table for table, _ in report.tables], "table")
+    tables = [table for table, _ in report.tables]
+    _name(tables, "table")
+    _tell_apart(tables)
     _name(report.published, "published")
     return report
 
@@ -130,14 +133,12 @@ def _add_latencies(report: Report, pools: Sequence[Pool]) -> None:
         if source.kind != "latency":
             continue
         table, warnings = latency_table(source, pools)
-        found = seconds(source)
-        usual = found.pop(None)
-        label = f"{source.content.get('decoder', {}).get('name', 'soft')} [{source.number}]"
-        curves = {label: [(count, value / usual) for count, value in sorted(found.items())]}
+        usual, soft = seconds(source)
+        points = [(count, value / usual) for count, value in soft.items()]
         plot = Plot(
             name="latency",
             shows="latency over denoising steps",
-            draw=lambda path, curves=curves: plot_latency(curves, path),
+            draw=lambda path, label=decoder_name(source), points=points: plot_latency(label, points, path),
         )
         report.tables.append((table, [plot]))
         report.warnings += warnings
@@ -150,6 +151,15 @@ def _name(tables: Sequence[ReportTable], prefix: str) -> None:
     for table in tables:
         place = seen[table.number] = seen.get(table.number, 0) + 1
         table.name = f"{prefix}{table.number}" + (_letters(place) if numbers.count(table.number) > 1 else "")
+
+
+def _tell_apart(tables: Sequence[ReportTable]) -> None:
+    """Say of tables of one title in what their protocols differ."""
+    first: dict[tuple[int, str], ReportTable] = {}
+    for table in tables:
+        other = first.setdefault((table.number, table.title), table)
+        if other is not table and (apart := differences(other.protocol, table.protocol)):
+            table.caption += f"; apart from {other.name} for {', '.join(apart)}"
 
 
 def _letters(place: int) -> str:

@@ -15,9 +15,7 @@ def describe(pool: Pool, entries: Iterable[Entry]) -> str:
     protocol = pool.protocol
     metrics = protocol.get("metrics")
     metrics = metrics if isinstance(metrics, Mapping) else {}
-    scales = {
-        entry.settings["noise_scale"] for entry in entries if entry.settings and "noise_scale" in entry.settings
-    }
+    scales = {entry.settings["noise_scale"] for entry in entries if entry.settings and "noise_scale" in entry.settings}
     parts = [
         _named("reference", protocol.get("reference")),
         _hashed("data", protocol),

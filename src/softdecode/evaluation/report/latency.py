@@ -13,27 +13,23 @@ from softdecode.evaluation.report.table import ReportTable
 _PREFIX = "soft@"
 
 
-def seconds(source: Source) -> dict[int | None, float]:
-    """Median seconds from prompt to picture by denoising steps; None for the VQ decoder.
+def seconds(source: Source) -> tuple[float, dict[int, float]]:
+    """Median seconds from prompt to picture: of the VQ decoder, and of soft decoding by denoising steps.
 
     Raises:
         SoftDecodeError: the file does not hold them.
     """
     ways = source.content.get("pipeline_seconds")
     ways = ways if isinstance(ways, Mapping) else {}
-    found: dict[int | None, float] = {}
     for name, value in ways.items():
         Metric.check(value, f"{source.path}: seconds of {name}")
-        steps = name.removeprefix(_PREFIX)
-        if name == BASELINE:
-            found[None] = value
-        elif name.startswith(_PREFIX) and steps.isdecimal():
-            found[int(steps)] = value
-    if not found.get(None) or len(found) < 2:
+    usual = ways.get(BASELINE)
+    soft = {int(name.removeprefix(_PREFIX)): value for name, value in ways.items() if name.startswith(_PREFIX)}
+    if not usual or not soft or None in soft.values():
         raise SoftDecodeError(
             f"{source.path} lacks `pipeline_seconds` of the VQ decoder and of soft decoding; measure it again"
         )
-    return found
+    return usual, dict(sorted(soft.items()))
 
 
 def latency_table(source: Source, pools: Sequence[Pool]) -> tuple[ReportTable, list[str]]:
@@ -46,18 +42,9 @@ def latency_table(source: Source, pools: Sequence[Pool]) -> tuple[ReportTable, l
     Raises:
         SoftDecodeError: the file does not hold what it must.
     """
-    found = seconds(source)
-    usual = found[None]
-    rows: list[dict[str, Any]] = [
-        {
-            "name": "VLM + VQ decoder" if steps is None else f"VLM + {_decoder(source).get('name', 'soft decoder')}",
-            "steps": steps,
-            "latency_ratio": value / usual,
-            "latency_change": f"{100 * (value / usual - 1):+.2f}%" if steps is not None else None,
-            "seconds": value,
-        }
-        for steps, value in sorted(found.items(), key=lambda item: item[0] or 0)
-    ]
+    usual, soft = seconds(source)
+    name = f"VLM + {decoder_name(source)}"
+    rows = [_row("VLM + VQ decoder", None, usual, usual), *(_row(name, *item, usual) for item in soft.items())]
     columns = {
         "name": "name",
         "steps": "steps",
@@ -82,6 +69,25 @@ def latency_table(source: Source, pools: Sequence[Pool]) -> tuple[ReportTable, l
     ), warnings
 
 
+def decoder_name(source: Source) -> str:
+    """The timed decoder's."""
+    return str(_decoder(source).get("name", "soft"))
+
+
+def _row(name: str, steps: int | None, value: float, usual: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "steps": steps,
+        "latency_ratio": value / usual,
+        "latency_change": None if steps is None else _change(value / usual),
+        "seconds": value,
+    }
+
+
+def _change(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.2f}%"
+
+
 def _decoder(source: Source) -> Mapping[str, Any]:
     decoder = source.content.get("decoder")
     return decoder if isinstance(decoder, Mapping) else {}
@@ -95,7 +101,7 @@ def _entries(source: Source, pool: Pool) -> dict[int | None, Entry]:
     entries: dict[int | None, Entry] = {
         entry.steps: entry
         for entry in pool.overall
-        if entry.name == _decoder(source).get("name") and entry.settings == settings
+        if entry.name == decoder_name(source) and entry.settings == settings
     }
     usual = [entry for entry in pool.overall if entry.name == BASELINE]
     if not entries or len(usual) != 1:
@@ -108,7 +114,7 @@ def _add_quality(rows: Sequence[dict[str, Any]], entries: Mapping[int | None, En
         entry = entries.get(row["steps"])
         row["frechet"] = None if entry is None else entry.row.get("frechet")
         ratio = None if entry is None or row["steps"] is None else entry.row.get("frechet_over_vq")
-        row["frechet_change"] = None if ratio is None else f"{100 * (ratio - 1):+.2f}%"
+        row["frechet_change"] = None if ratio is None else _change(ratio)
 
 
 def _settings(source: Source) -> dict[str, object]:

@@ -31,8 +31,8 @@ class Metric:
         Raises:
             SoftDecodeError: it is something else.
         """
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and math.isfinite(value)):
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not number:
             raise SoftDecodeError(f"{what} is {value!r}; expected a finite number; measure it again")
 
 

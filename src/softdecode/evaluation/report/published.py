@@ -12,7 +12,7 @@ TITLE = "Published numbers (other models, other protocol)"
 _JANUS, _LLAMAGEN = "Janus-Pro 7B", "LlamaGen-XL"
 _OURS = "LCDM + LC + DCDD"
 _QUALITY = ("rFID ↓", "SSIM ↑", "LPIPS ↓")
-_MJHQ = "overall animals art fashion food indoor landscape logo people plants vehicles".split()
+_MJHQ = ["overall", "animals", "art", "fashion", "food", "indoor", "landscape", "logo", "people", "plants", "vehicles"]
 _GENEVAL = ["overall", "single", "two", "counting", "colours", "position", "colour attribution"]
 
 
@@ -49,9 +49,8 @@ def _reconstruction() -> list[ReportTable]:
 
 def _generation() -> list[ReportTable]:
     mjhq = [
-        ("VQ decoder", 14.2888, 31.6866, 35.6408, 32.1410, 33.1787, 32.4016)
-        + (30.5020, 42.3565, 37.6049, 33.1228, 27.4424),
-        (_OURS, 9.4160, 25.1060, 28.9806, 26.0182, 28.1580, 28.5172) + (26.7104, 38.2032, 30.2217, 33.6617, 25.0277),
+        _row("VQ decoder", "14.2888 31.6866 35.6408 32.1410 33.1787 32.4016 30.5020 42.3565 37.6049 33.1228 27.4424"),
+        _row(_OURS, "9.4160 25.1060 28.9806 26.0182 28.1580 28.5172 26.7104 38.2032 30.2217 33.6617 25.0277"),
     ]
     geneval = [
         ("VQ decoder", 77.24, 97.81, 84.09, 56.56, 87.50, 75.75, 61.75),
@@ -91,10 +90,8 @@ def _llamagen() -> list[ReportTable]:
     imagenet = [("VQ decoder", 4.1919, 0.5566, 0.1388), (_OURS, 1.4087, 0.5600, 0.1404)]
     mjhq = [("VQ decoder", 4.9653, 0.6140, 0.1407), (_OURS, 1.9028, 0.6060, 0.1484)]
     drawn = [
-        ("VQ decoder", 59.0292, 74.1959, 82.9698, 92.8457, 86.4562, 89.2189)
-        + (82.0326, 68.5263, 105.9981, 87.2854, 82.0326),
-        (_OURS, 61.0925, 74.6621, 87.1321, 104.2776, 93.6168, 96.6309)
-        + (90.0496, 66.9729, 114.4049, 93.7683, 90.0496),
+        _row("VQ decoder", "59.0292 74.1959 82.9698 92.8457 86.4562 89.2189 82.0326 68.5263 105.9981 87.2854 82.0326"),
+        _row(_OURS, "61.0925 74.6621 87.1321 104.2776 93.6168 96.6309 90.0496 66.9729 114.4049 93.7683 90.0496"),
     ]
     geneval = [
         ("VQ decoder", 30.02, 69.06, 32.32, 14.69, 55.85, 5.25, 3.00),
@@ -106,6 +103,10 @@ def _llamagen() -> list[ReportTable]:
         _table(8, f"gFID ↓, {_LLAMAGEN}, MJHQ-30K", "decoder", _MJHQ, drawn),
         _table(8, f"GenEval ↑, {_LLAMAGEN}", "decoder", _GENEVAL, geneval),
     ]
+
+
+def _row(name: str, numbers: str) -> tuple:
+    return (name, *map(float, numbers.split()))
 
 
 def _table(number: int, title: str, first: str, columns: Sequence[str], rows: Sequence[tuple]) -> ReportTable:

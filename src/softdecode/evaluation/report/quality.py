@@ -48,7 +48,8 @@ def category_table(pool: Pool) -> ReportTable | None:
 
 def ablation_table(pool: Pool, steps: int | None = None) -> ReportTable | None:
     """Table 4: what each ingredient of the condition adds; None where fewer than two decoders were measured."""
-    entries = [entry for entry in pool.at_steps(steps) if entry.settings]
+    shown = pool.at_steps(steps)
+    entries = [entry for entry in shown if entry.settings]
     if len(entries) < 2:
         return None
     entries.sort(key=lambda entry: _order(entry.settings or {}))
@@ -56,7 +57,8 @@ def ablation_table(pool: Pool, steps: int | None = None) -> ReportTable | None:
     for variant in ("hard codes", "LCDM", "LCDM + LC"):
         if variant not in variants:
             pool.warnings.append(f"the ablation has no decoder of {variant}")
-    table = _table(pool, entries, number=4, title=f"ablation ({pool.task})", with_ingredients=True)
+    baselines = [entry for entry in shown if entry.name in (CEILING, BASELINE)]
+    table = _table(pool, [*baselines, *entries], number=4, title=f"ablation ({pool.task})", with_ingredients=True)
     # An ablation changes one thing: say where it changed more.
     differing = [
         name
@@ -72,7 +74,8 @@ def steps_table(pool: Pool) -> ReportTable | None:
     """Table 6: all numbers of steps; None where no decoder was measured with several."""
     if not stepped(pool):
         return None
-    entries = [entry for entry in pool.overall if entry.label in stepped(pool) or entry.name in (CEILING, BASELINE)]
+    always = (CEILING, BASELINE, "hard")
+    entries = [entry for entry in pool.overall if entry.label in stepped(pool) or entry.name in always]
     return _table(pool, entries, number=6, title=f"denoising steps ({pool.task})")
 
 
@@ -117,7 +120,7 @@ def _table(
     measured = [name for name in _MEASURED if any(entry.row.get(name) is not None for entry in entries)]
     rows: list[dict[str, Any]] = []
     for entry in entries:
-        said = {"ingredients": ingredients(entry.settings or {})} if with_ingredients else {}
+        said = {"ingredients": ingredients(entry.settings) if entry.settings else None} if with_ingredients else {}
         values = {name: entry.row.get(name) for name in (*measured, "kernel_std", "seconds") if name in entry.row}
         condition = entry.row.get("condition")
         rows.append({"name": entry.label, **said, "condition": condition, **values, "input": entry.source.number})

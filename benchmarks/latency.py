@@ -9,13 +9,12 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from softdecode.cli.evaluation_options import decoder_settings
 from softdecode.cli.options import ModelOptions
 from softdecode.files import write_json
 from softdecode.models import DEFAULT_DECODER
@@ -72,7 +71,12 @@ class Latency:
             "batch_size": self.batch_size,
             "rounds": self.rounds,
             "device": str(pipe.decoder.device),
-            "decoder": {"name": (self.models.decoder or DEFAULT_DECODER).name, **decoder_settings(pipe.decoder)},
+            "decoder": {
+                "name": (self.models.decoder or DEFAULT_DECODER).name,
+                "kappa": calibration.kappa,
+                "epsilon": calibration.epsilon,
+                **asdict(pipe.decoder.config),
+            },
             "codebook_sha256": pipe.decoder.config.codebook_sha256,
             "models": self.models.settings(),
             "provenance": provenance(),

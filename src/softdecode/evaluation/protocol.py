@@ -1,59 +1,46 @@
-"""What must agree before two results may stand in one table.
+"""When two results may stand in one table."""
 
-A Frechet distance of 1,000 pictures is not one of 50,000, and one of another extractor is another quantity (spec
-section 4). Everything a result says of how it was measured therefore counts, but for the few things that a table
-compares (decoders, steps) or that only shift numbers by chance or rounding (seed, device, versions). A field that this
-file does not know counts, too: it splits a table that might have been one, which is the harmless mistake.
-"""
+from collections.abc import Mapping
+from typing import Any
 
-from collections.abc import Iterator, Mapping
+# Of a protocol: what pictures, how many, how prepared, and how drawn from. Neither seeds nor decoders: these are what
+# is compared.
+_PROTOCOL = (
+    "task",
+    "reference",
+    "data_sha256",
+    "prompts",
+    "prompts_sha256",
+    "layout",
+    "paired",
+    "count",
+    "reference_count",
+    "resolution",
+    "resizer",
+    "crop",
+)
+# Of its metrics: all but versions and names that follow from these.
+_METRICS = ("extractor", "extractor_sha256", "resize", "frechet", "kernel", "psnr", "ssim", "lpips")
 
-# What rows of one table may differ in.
-_FREE = {
-    *("seed", "steps", "decoders", "vlm_seconds", "batch_size", "images", "images_sha256"),
-    *("metrics.torchmetrics", "metrics.frechet_name"),  # the name follows from extractor and task
-}
-# Of `models`, only what draws, and only where something is drawn.
-_DRAWING = ("model", "quantize_vlm")
 
-
-def protocol_key(result: Mapping[str, object]) -> dict[str, object]:
-    """What must agree for two results to stand in one table, as flat names ("metrics.extractor") to values.
+def protocol_key(result: Mapping[str, Any]) -> dict[str, object]:
+    """What must be equal for the rows of two results to stand in one table.
 
     Args:
-        result: the content of a result.json, with "command" and "protocol".
+        result: content of a result.json.
 
     Returns:
-        A dictionary in the order of its names; equal for results that may share a table.
+        Names to values, all of them plain JSON; None for what a protocol does not say. Names of metrics begin with
+        `metrics.`.
     """
-    protocol = result.get("protocol")
-    protocol = dict(protocol) if isinstance(protocol, Mapping) else {}
-    models = protocol.pop("models", None)
+    protocol = result.get("protocol", {})
+    metrics = protocol.get("metrics", {})
     key: dict[str, object] = {"command": result.get("command")}
-    if protocol.get("task") == "generation" and isinstance(models, Mapping):
-        key |= {name: models.get(name) for name in _DRAWING}
-    key |= dict(_flatten({name: value for name, value in protocol.items() if name not in _FREE}))
-    # None is what was not asked for, which older files do not mention.
-    return {name: key[name] for name in sorted(key) if name not in _FREE and key[name] is not None}
+    key |= {name: protocol.get(name) for name in _PROTOCOL}
+    return key | {f"metrics.{name}": metrics.get(name) for name in _METRICS}
 
 
-def differences(first: Mapping[str, object], second: Mapping[str, object]) -> list[str]:
-    """The fields in which two protocol keys differ, each as "name: one value against another"."""
-    names = sorted(first.keys() | second.keys())
-    return [
-        f"{name}: {_said(first, name)} against {_said(second, name)}"
-        for name in names
-        if _said(first, name) != _said(second, name)
-    ]
-
-
-def _said(key: Mapping[str, object], name: str) -> str:
-    return repr(key[name]) if name in key else "nothing"
-
-
-def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def protocol_differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Names in which the protocols of two results differ; empty where they may stand in one table."""
+    one, other = protocol_key(first), protocol_key(second)
+    return [name for name in one if one[name] != other[name]]

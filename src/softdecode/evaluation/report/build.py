@@ -6,13 +6,12 @@ from pathlib import Path
 
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.calibration_report import profile_plot
-from softdecode.evaluation.protocol import differences
 from softdecode.evaluation.report.calibrations import calibration_table, read_fits
 from softdecode.evaluation.report.geneval import geneval_table
 from softdecode.evaluation.report.inputs import Source
 from softdecode.evaluation.report.latency import decoder_name, latency_table, seconds
 from softdecode.evaluation.report.plots import has_bits, plot_bits, plot_latency, plot_steps
-from softdecode.evaluation.report.pool import Pool, make_pools
+from softdecode.evaluation.report.pool import Pool, differences, make_pools
 from softdecode.evaluation.report.published import published_tables
 from softdecode.evaluation.report.quality import ablation_table, category_table, main_table, stepped, steps_table
 from softdecode.evaluation.report.table import ReportTable
@@ -134,11 +133,12 @@ def _add_latencies(report: Report, pools: Sequence[Pool]) -> None:
             continue
         table, warnings = latency_table(source, pools)
         usual, soft = seconds(source)
+        label = decoder_name(source)
         points = [(count, value / usual) for count, value in soft.items()]
         plot = Plot(
             name="latency",
             shows="latency over denoising steps",
-            draw=lambda path, label=decoder_name(source), points=points: plot_latency(label, points, path),
+            draw=lambda path, label=label, points=points: plot_latency(label, points, path),
         )
         report.tables.append((table, [plot]))
         report.warnings += warnings

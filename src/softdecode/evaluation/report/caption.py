@@ -13,8 +13,6 @@ _DIGITS = 8  # of a SHA-256; the JSON files have them whole
 def describe(pool: Pool, entries: Iterable[Entry]) -> str:
     """Reference, count, resolution, resizer, extractor, seeds, noise scale and inputs of some rows of a pool."""
     protocol = pool.protocol
-    metrics = protocol.get("metrics")
-    metrics = metrics if isinstance(metrics, Mapping) else {}
     scales = {entry.settings["noise_scale"] for entry in entries if entry.settings and "noise_scale" in entry.settings}
     parts = [
         _named("reference", protocol.get("reference")),
@@ -23,7 +21,7 @@ def describe(pool: Pool, entries: Iterable[Entry]) -> str:
         _resolution(protocol.get("resolution")),
         _named("crop", protocol.get("crop")),
         _named("resizer", protocol.get("resizer")),
-        _extractor(protocol, metrics),
+        _extractor(protocol),
         _named("prompts", protocol.get("prompts")),
         _settings("sampling", protocol.get("sampling")),
         several("noise scale", scales),
@@ -58,14 +56,17 @@ def _count(protocol: Mapping[str, Any]) -> str:
     count = protocol.get("count")
     if count is None:
         return ""
-    return f"{count} pictures" + ("" if protocol.get("whole_split", True) else ", a part of the split")
+    references = protocol.get("reference_count", count)
+    against = "" if references == count else f" against {references}"
+    return f"{count} pictures{against}" + ("" if protocol.get("whole_split", True) else ", a part of the split")
 
 
 def _resolution(size: object) -> str:
     return "×".join(str(length) for length in size) + " px" if isinstance(size, list) else ""
 
 
-def _extractor(protocol: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+def _extractor(protocol: Mapping[str, Any]) -> str:
+    metrics = protocol.get("metrics", {})
     name = metrics.get("extractor")
     if not name:
         return ""

@@ -117,8 +117,8 @@ def _mark(content: Mapping[str, Any]) -> str:
 
 def _kind(content: Mapping[str, Any], path: Path) -> Kind:
     protocol = content.get("protocol", {})
-    if not isinstance(protocol, dict):
-        raise SoftDecodeError(f"{path}: its protocol is no object; measure it again")
+    if not isinstance(protocol, dict) or not isinstance(protocol.get("metrics", {}), dict):
+        raise SoftDecodeError(f"{path}: `protocol` and its `metrics` must be objects; measure it again")
     return _KINDS[_mark(content)]
 
 

@@ -95,18 +95,23 @@ def _decoder(source: Source) -> Mapping[str, Any]:
 
 def _entries(source: Source, pool: Pool) -> dict[int | None, Entry]:
     """Rows of the timed decoder and of the VQ decoder beside it, by steps; empty where the pool has another decoder."""
-    settings = {name: value for name, value in _decoder(source).items() if name != "name"}
     if pool.task != "generation" or pool.protocol.get("codebook_sha256") != source.content.get("codebook_sha256"):
         return {}
+    timed = _decoder(source)
     entries: dict[int | None, Entry] = {
         entry.steps: entry
         for entry in pool.overall
-        if entry.name == decoder_name(source) and entry.settings == settings
+        if entry.name == decoder_name(source) and entry.settings and _agree(timed, entry.settings)
     }
     usual = [entry for entry in pool.overall if entry.name == BASELINE]
     if not entries or len(usual) != 1:
         return {}
     return entries | {None: usual[0]}
+
+
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two descriptions of a decoder say the same of everything that both speak of."""
+    return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
 def _add_quality(rows: Sequence[dict[str, Any]], entries: Mapping[int | None, Entry]) -> None:

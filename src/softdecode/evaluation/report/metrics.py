@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from softdecode.errors import SoftDecodeError
 
@@ -49,18 +50,17 @@ METRICS = {
 JUDGED = tuple(name for name, metric in METRICS.items() if metric.better is not None)
 
 
-def is_fid(protocol: Mapping[str, object]) -> bool:
+def is_fid(protocol: Mapping[str, Any]) -> bool:
     """Whether the result says that its Frechet distance is the published one; no other may be called FID."""
     return _frechet_name(protocol).endswith("FID")
 
 
-def metric_of(name: str, protocol: Mapping[str, object]) -> Metric:
+def metric_of(name: str, protocol: Mapping[str, Any]) -> Metric:
     """The metric `name` under a protocol: distances of Inception's features have their published names."""
     if not is_fid(protocol) or name not in ("frechet", "kernel"):
         return METRICS[name]
     return Metric(title=_frechet_name(protocol) if name == "frechet" else "KID", better="lower")
 
 
-def _frechet_name(protocol: Mapping[str, object]) -> str:
-    metrics = protocol.get("metrics")
-    return str(metrics.get("frechet_name")) if isinstance(metrics, Mapping) else ""
+def _frechet_name(protocol: Mapping[str, Any]) -> str:
+    return str(protocol.get("metrics", {}).get("frechet_name"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from softdecode.errors import SoftDecodeError
-from softdecode.evaluation.protocol import differences, protocol_key
+from softdecode.evaluation.protocol import protocol_key
 from softdecode.evaluation.report.inputs import Source
 from softdecode.evaluation.report.metrics import JUDGED
 
@@ -53,7 +53,7 @@ class Pool:
     """Results of one protocol.
 
     Attributes:
-        key: what they agree in, see `protocol_key`.
+        key: what they agree in: see `pool_key`.
         sources: the results, in the order of the inputs.
         entries: their rows; rows that several results share appear once.
         warnings: what a reader must know of them.
@@ -107,7 +107,7 @@ def make_pools(sources: Sequence[Source], *, one_table: bool = False) -> list[Po
     """
     pools: list[Pool] = []
     for source in sources:
-        key = protocol_key(source.content)
+        key = pool_key(source)
         pool = next((pool for pool in pools if pool.key == key), None)
         if pool is not None:
             pool.sources.append(source)
@@ -122,6 +122,30 @@ def make_pools(sources: Sequence[Source], *, one_table: bool = False) -> list[Po
     for pool in pools:
         _fill(pool)
     return pools
+
+
+def pool_key(source: Source) -> dict[str, object]:
+    """What two results must agree in to share a table: the protocol, and what the decoders were given.
+
+    Decoders of another codebook, or of tokens drawn by another VLM or in another way, have another VQ decoder's row to
+    be held against. What a result does not say is left out.
+    """
+    protocol = source.protocol
+    key = protocol_key(source.content) | {name: protocol.get(name) for name in ("codebook_sha256", "sampling")}
+    models = protocol.get("models")
+    if protocol.get("task") == "generation" and isinstance(models, Mapping):
+        key |= {name: models.get(name) for name in ("model", "quantize_vlm")}
+    return {name: value for name, value in key.items() if value is not None}
+
+
+def differences(first: Mapping[str, object], second: Mapping[str, object]) -> list[str]:
+    """The fields in which two keys differ, each as "name: one value against another"."""
+    names = dict.fromkeys([*first, *second])
+    return [
+        f"{name}: {first.get(name)!r} against {second.get(name)!r}"
+        for name in names
+        if first.get(name) != second.get(name)
+    ]
 
 
 def _fill(pool: Pool) -> None:

@@ -13,9 +13,10 @@ _MEASURED = ("steps", "bits_per_pixel", *JUDGED)
 
 
 def main_table(pool: Pool, steps: int | None = None) -> ReportTable:
-    """Table 2 (reconstruction) or 3 (everything else): each decoder once, with its most steps or with `steps`."""
-    title = {"reconstruction": "reconstruction", "generation": "text-to-image generation"}.get(pool.task, pool.task)
-    return _table(pool, pool.at_steps(steps), number=2 if pool.task == "reconstruction" else 3, title=title)
+    """Table 2 (compared with the originals) or 3: each decoder once, with its most steps or with `steps`."""
+    paired = pool.task == "reconstruction" or bool(pool.protocol.get("paired"))
+    title = {"generation": "text-to-image generation"}.get(pool.task, pool.task)
+    return _table(pool, pool.at_steps(steps), number=2 if paired else 3, title=title)
 
 
 def category_table(pool: Pool) -> ReportTable | None:

@@ -49,7 +49,7 @@ def latency_table(source: Source, pools: Sequence[Pool]) -> tuple[ReportTable, l
         "name": "name",
         "steps": "steps",
         "latency_ratio": "latency over VQ",
-        "latency_change": "latency",
+        "latency_change": "latency change",
         "seconds": "seconds",
     }
     caption = _caption(source)
@@ -59,7 +59,7 @@ def latency_table(source: Source, pools: Sequence[Pool]) -> tuple[ReportTable, l
         pool, entries = fitting[0]
         _add_quality(rows, entries)
         heading = metric_of("frechet", pool.protocol).heading
-        columns |= {"frechet": heading, "frechet_change": heading.split()[0]}
+        columns |= {"frechet": heading, "frechet_change": f"{heading.split()[0]} change"}
         caption += f"; quality: {describe(pool, entries.values())}"
     else:
         why = "several generation results fit" if fitting else "no generation result is of this decoder"

@@ -1,28 +1,37 @@
 """A report's files: report.md, a CSV and a JSON file of each table, and the plots."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.report.build import SOURCES, Report
 from softdecode.evaluation.report.inputs import Source
 from softdecode.evaluation.report.published import TITLE
 from softdecode.evaluation.report.table import ReportTable
 from softdecode.evaluation.tables import table
-from softdecode.files import staged_files, write_text
+from softdecode.files import atomic_folder, write_text
+
+_OWN = re.compile(r"report\.md|(table|published)\d+[a-z]*(-[a-z]+)?\.(csv|json|png)")
 
 
 def write_report(report: Report, folder: str | os.PathLike[str], *, plots: bool = True) -> list[str]:
     """Write everything, or nothing where something fails, and return the files' names in order.
 
-    The same inputs give the same files: no date is written but those of the inputs.
+    The same inputs give the same files: no date is written but those of the inputs. An older report in the folder is
+    replaced as a whole, so that none of its tables stays behind.
 
     Raises:
-        SoftDecodeError: the folder cannot be written to; or matplotlib is missing, and plots are wanted.
+        SoftDecodeError: the folder holds other things or cannot be written to; or plots are wanted without matplotlib.
     """
+    folder = Path(folder)
+    foreign = sorted(path.name for path in folder.iterdir() if not _OWN.fullmatch(path.name)) if folder.is_dir() else []
+    if foreign:
+        raise SoftDecodeError(f"{folder} holds {foreign[0]}, which is no report's; choose another folder with --output")
     files = ["report.md"]
     parts = []
-    with staged_files(folder) as staged:
+    with atomic_folder(folder) as staged:
         for made, wanted in report.tables:
             files += made.write(staged)
             pictures = {}

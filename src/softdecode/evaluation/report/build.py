@@ -7,7 +7,6 @@ from pathlib import Path
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.calibration_report import profile_plot
 from softdecode.evaluation.report.calibrations import calibration_table, read_fits
-from softdecode.evaluation.report.geneval import geneval_table
 from softdecode.evaluation.report.inputs import Source
 from softdecode.evaluation.report.latency import decoder_name, latency_table, seconds
 from softdecode.evaluation.report.plots import has_bits, plot_bits, plot_latency, plot_steps
@@ -81,7 +80,7 @@ def build_report(
     for pool in pools:
         _add_pool(report, pool, steps)
     for pool in make_pools([source for source in sources if source.kind == "geneval"], one_table=one_table):
-        report.tables.append((geneval_table(pool), []))
+        _add_geneval(report, pool)
     _add_latencies(report, pools)
     report.tables.sort(key=lambda item: item[0].number)
     tables = [table for table, _ in report.tables]
@@ -122,9 +121,20 @@ def _add_pool(report: Report, pool: Pool, steps: int | None) -> None:
     ):
         if table is not None:
             report.tables.append((table, plots))
+    _warn(report, pool, *(f"{label} was not measured with {steps} steps" for label in pool.left_out(steps)))
+
+
+def _add_geneval(report: Report, pool: Pool) -> None:
+    table = category_table(pool, "accuracy")
+    if table is None:
+        raise SoftDecodeError(f"{pool.sources[0].path} has no tags beside the overall accuracy; make the summary again")
+    report.tables.append((table, []))
+    _warn(report, pool, *(() if pool.protocol.get("complete", True) else ("this is not the whole of GenEval",)))
+
+
+def _warn(report: Report, pool: Pool, *more: str) -> None:
     origin = f"{pool.sources[0].command} {''.join(f'[{source.number}]' for source in pool.sources)}"
-    left_out = [f"{label} was not measured with {steps} steps" for label in pool.left_out(steps)]
-    report.warnings += [f"{origin}: {warning}" for warning in [*pool.warnings, *left_out]]
+    report.warnings += [f"{origin}: {warning}" for warning in [*pool.warnings, *more]]
 
 
 def _add_latencies(report: Report, pools: Sequence[Pool]) -> None:

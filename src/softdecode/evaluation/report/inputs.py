@@ -54,6 +54,22 @@ class Source:
         """How it was measured."""
         return self.content.get("protocol", {})
 
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows by decoder and category, however the command lays them out.
+
+        `evaluate folders` and `evaluate geneval` measure one decoder's pictures, which go by their folder's name, and
+        have a row for each category.
+        """
+        rows = self.content.get("rows", [])
+        origin = {"evaluate folders": "images", "evaluate geneval": "results"}.get(self.command)
+        if origin is None:
+            return rows
+        path = Path(str(self.protocol.get(origin, self.path)))
+        name = path.parent.name if path.stem in ("results", "result") else path.stem
+        name = name or "pictures"  # those of the folder "."
+        return [{**row, "name": name, "category": row["name"]} for row in rows]
+
 
 def find_sources(paths: Iterable[Path]) -> list[Source]:
     """Read files, and search folders for the files that a report knows.

@@ -1,5 +1,6 @@
 """Table 5: what soft decoding costs from prompt to picture, beside what it gains where that was measured."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from softdecode.evaluation.report.metrics import Metric, metric_of
 from softdecode.evaluation.report.pool import BASELINE, Entry, Pool
 from softdecode.evaluation.report.table import ReportTable
 
-_PREFIX = "soft@"
+_PREFIX = "soft@"  # and the denoising steps
+_SOFT = re.compile(rf"{_PREFIX}\d+")
 
 
 def seconds(source: Source) -> tuple[float, dict[int, float]]:
@@ -24,7 +26,7 @@ def seconds(source: Source) -> tuple[float, dict[int, float]]:
     for name, value in ways.items():
         Metric.check(value, f"{source.path}: seconds of {name}")
     usual = ways.get(BASELINE)
-    soft = {int(name.removeprefix(_PREFIX)): value for name, value in ways.items() if name.startswith(_PREFIX)}
+    soft = {int(name[len(_PREFIX) :]): value for name, value in ways.items() if _SOFT.fullmatch(name)}
     if not usual or not soft or None in soft.values():
         raise SoftDecodeError(
             f"{source.path} lacks `pipeline_seconds` of the VQ decoder and of soft decoding; measure it again"

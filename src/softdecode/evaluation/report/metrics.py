@@ -46,6 +46,7 @@ METRICS = {
     "psnr": Metric(title="PSNR", better="higher"),
     "ssim": Metric(title="SSIM", better="higher"),
     "lpips": Metric(title="LPIPS", better="lower"),
+    "accuracy": Metric(title="accuracy", better="higher"),
 }
 JUDGED = tuple(name for name, metric in METRICS.items() if metric.better is not None)
 

@@ -152,15 +152,18 @@ def _fill(pool: Pool) -> None:
     for source in pool.sources:
         decoders = source.protocol.get("decoders")
         decoders = decoders if isinstance(decoders, Mapping) else {}
-        for row in source.content["rows"]:
+        for row in source.rows:
             entry = Entry(source=source, row=row, label=row["name"], settings=decoders.get(row["name"]))
             if not any(_same(entry, other) for other in pool.entries):
                 pool.entries.append(entry)
     pool.entries = _labelled(pool.entries)
     pool.entries = [_with_ratio(entry, pool) for entry in pool.entries]
     present = {entry.name for entry in pool.overall}
-    needed = {"reconstruction": (CEILING, BASELINE, "hard"), "generation": (BASELINE, "hard")}.get(pool.task, ())
-    for name in needed:
+    measured = [entry for entry in pool.overall if entry.row.get("frechet") is not None]
+    if BASELINE in present and any(entry.row["frechet_over_vq"] is None for entry in measured):
+        pool.warnings.append("some rows have no ratio over VQ, for the table has several VQ rows and none is theirs")
+    needed = {"reconstruction": (CEILING, BASELINE, "hard"), "generation": (BASELINE, "hard")}
+    for name in needed.get(pool.task, (BASELINE,)):
         if name not in present:
             pool.warnings.append(f"there is no row `{name}`; measure it with the others")
 
@@ -204,7 +207,7 @@ def _with_ratio(entry: Entry, pool: Pool) -> Entry:
     others = [other for other in pool.entries if other.name == BASELINE and other.category == entry.category]
     own = [
         row
-        for row in entry.source.content["rows"]
+        for row in entry.source.rows
         if row["name"] == BASELINE and (row.get("category") or OVERALL) == entry.category
     ]
     usual = own or [other.row for other in others]

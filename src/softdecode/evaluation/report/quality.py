@@ -19,29 +19,35 @@ def main_table(pool: Pool, steps: int | None = None) -> ReportTable:
     return _table(pool, pool.at_steps(steps), number=2 if paired else 3, title=title)
 
 
-def category_table(pool: Pool) -> ReportTable | None:
-    """Table 3 by category; None where the results have none.
+def category_table(pool: Pool, measure: str = "frechet") -> ReportTable | None:
+    """Table 3 by category, or GenEval's tag; None where the results have no categories.
 
     Categories are rows and decoders columns, unlike in the paper: they have other counts than the whole, and distances
     of different counts share no row.
+
+    Args:
+        pool: the results.
+        measure: "frechet", or "accuracy" (a share, shown in percent).
     """
     entries = [entry for entry in pool.entries if entry.row.get("category")]
     if len({entry.category for entry in entries}) < 2:
         return None
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[tuple[str, object], dict[str, Any]] = {}
     for entry in entries:
-        row = rows.setdefault(entry.category, {"category": entry.category, "count": entry.row.get("count")})
-        row[_column(entry)] = entry.row.get("frechet")
+        count, value = entry.row.get("count"), entry.row.get(measure)
+        row = rows.setdefault((entry.category, count), {"category": entry.category, "count": count})
+        row[_column(entry)] = 100 * value if measure == "accuracy" and value is not None else value
     decoders = list(dict.fromkeys(_column(entry) for entry in entries))
     counts = ["count"] if any(row["count"] is not None for row in rows.values()) else []
-    heading = metric_of("frechet", pool.protocol).heading
+    metric = metric_of(measure, pool.protocol)
+    title = "GenEval, accuracy in percent ↑" if measure == "accuracy" else f"{metric.heading} by category"
     return ReportTable(
         number=3,
-        title=f"{heading} by category",
+        title=title,
         caption=f"{describe(pool, entries)}; bold: best of a row",
         columns={name: name for name in ("category", *counts, *decoders)},
         rows=sorted(rows.values(), key=lambda row: row["category"] != OVERALL),
-        judged=dict.fromkeys(decoders, "lower"),
+        judged=dict.fromkeys(decoders, metric.better or "lower"),
         by_row=True,
         protocol=pool.key,
     )

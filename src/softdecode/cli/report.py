@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from softdecode.cli.options import check_positive, parse
+from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.report.build import build_report
 from softdecode.evaluation.report.inputs import find_sources
 from softdecode.evaluation.report.write import write_report
@@ -39,6 +40,8 @@ class ReportCommand:
 
     def run(self) -> None:
         check_positive(steps=self.steps)
+        if not self.results:
+            raise SoftDecodeError("name at least one result file, or a folder to search for them")
         report = build_report(
             find_sources(self.results), steps=self.steps, one_table=self.one_table, with_paper=self.with_paper
         )
@@ -50,7 +53,7 @@ class ReportCommand:
             published = [made.content() for made in report.published]
             print(json.dumps({"tables": tables, "published": published, "warnings": report.warnings, "files": files}))
             return
-        print(f"wrote {len(report.tables) + len(report.published)} tables to {self.output / 'report.md'}")
+        print(f"wrote {self.output / 'report.md'}, tables: {len(report.tables) + len(report.published)}")
 
 
 def main(arguments: list[str]) -> None:

@@ -86,7 +86,7 @@ def write(tmp_path):
     return to
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def results():
     """The makers above, for tests that vary them."""
 

@@ -15,20 +15,19 @@ from softdecode.evaluation.report.write import write_report
 LATENCY = {"command": "latency", "pipeline_seconds": {"vq": 1.0, "soft@2": 1.5, "soft@4": 2.0}}
 
 
-@pytest.fixture
-def sources(write, results):
-    paths = [
-        write("rec/result.json", results.reconstruction()),
-        write("gen/result.json", results.generation()),
-        write("latency.json", LATENCY),
-    ]
-    return find_sources(paths)
+@pytest.fixture(scope="module")
+def sources(results, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    contents = {"1.json": results.reconstruction(), "2.json": results.generation(), "3.json": LATENCY}
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content))
+    return find_sources([folder])
 
 
-@pytest.fixture
-def written(sources, tmp_path):
+@pytest.fixture(scope="module")
+def written(sources, tmp_path_factory):
     pytest.importorskip("matplotlib")
-    folder = tmp_path / "out" / "report"
+    folder = tmp_path_factory.mktemp("out") / "new" / "report"
     report = build_report(sources, with_paper=True)
     return report, folder, write_report(report, folder)
 
@@ -82,10 +81,10 @@ def test_the_same_inputs_give_the_same_files(written, sources, tmp_path):
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
-def test_an_older_report_is_replaced_as_a_whole(written, sources):
-    _, folder, _ = written
-    files = write_report(build_report(sources[1:2]), folder, plots=False)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(files)
+def test_an_older_report_is_replaced_as_a_whole(sources, tmp_path):
+    assert "table2.csv" in write_report(build_report(sources), tmp_path / "report", plots=False)
+    files = write_report(build_report(sources[1:2]), tmp_path / "report", plots=False)
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted(files)
     assert "table2.csv" not in files
 
 

@@ -15,9 +15,9 @@ COMMANDS = {
     "train": ("softdecode.cli.train", "train a tokenizer, VAE, VLM or decoder from a preset"),
     "evaluate reconstruction": ("softdecode.cli.evaluate_reconstruction", "measure every decoder on held-out pictures"),
     "evaluate generation": ("softdecode.cli.evaluate_generation", "measure drawn pictures against real ones"),
-    "report": ("softdecode.cli.report", "make the paper's tables and plots from result files"),
     "export": ("softdecode.cli.export", "collect trained runs in the layout that the library ships"),
     "convert-llamagen": ("softdecode.cli.convert_llamagen", "make a model folder of LlamaGen's checkpoint files"),
+    "report": ("softdecode.cli.report", "make the paper's tables and plots from result files"),
     "doctor": ("softdecode.cli.doctor", "check a model folder: files, keys, hashes, one tiny decode"),
 }
 

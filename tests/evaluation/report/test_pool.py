@@ -83,6 +83,7 @@ def test_rows_of_one_name_that_contradict_each_other_are_numbered_and_held_again
     second = results.result([row("vq", 200), row("soft", 50.1, 4), row("joint", 20, 4)], seed=1)
     (pool,) = pools(first, second)
     ratios = {entry.label: entry.row["frechet_over_vq"] for entry in pool.entries}
+    assert list(ratios)[:2] == ["vq [1]", "vq [2]"], "what the others are held against comes first"
     expected = {"vq [1]": 1, "soft [1]": 0.5, "vq [2]": 1, "soft [2]": 0.2505, "joint": 0.1}
     assert ratios == pytest.approx(expected)
 
@@ -103,7 +104,7 @@ def test_one_decoder_measured_with_other_steps_in_another_run_stays_one(pools, r
 def test_a_result_without_the_vq_row_is_held_against_the_tables(pools, results):
     row = results.row
     (pool,) = pools(results.result([row("soft", 50, 4)]), results.result([row("vq", 200)]))
-    assert [entry.row["frechet_over_vq"] for entry in pool.entries] == [0.25, 1]
+    assert {entry.label: entry.row["frechet_over_vq"] for entry in pool.entries} == {"vq": 1, "soft": 0.25}
 
 
 def test_without_any_vq_row_there_is_no_ratio(pools, results):
@@ -129,3 +130,11 @@ def test_one_row_of_each_decoder_with_the_most_steps_or_those_asked_for(pools, r
     assert [(entry.label, entry.steps) for entry in pool.at_steps(2)] == [*always, ("hard", 2), ("soft", 2)]
     assert pool.left_out(2) == ["soft-raw"]
     assert pool.left_out(None) == []
+
+
+def test_rows_that_two_baselines_could_be_theirs_have_no_ratio_and_a_warning(pools, results):
+    row = results.row
+    contents = [[row("vq", 100)], [row("vq", 200)], [row("soft", 50, 4)]]
+    (pool,) = pools(*(results.result(rows) for rows in contents))
+    assert [entry.row["frechet_over_vq"] for entry in pool.entries] == [1, 1, None]
+    assert "no ratio over VQ" in pool.warnings[0]

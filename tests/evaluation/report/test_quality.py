@@ -87,8 +87,8 @@ def test_the_ablation_goes_from_hard_to_calibrated_beside_the_baselines(pool, re
     table = ablation_table(found)
     assert table is not None
     assert list(zip(column(table, "name"), column(table, "ingredients"), strict=True)) == [
-        ("vq", None),
         ("vae-ceiling", None),
+        ("vq", None),
         ("hard", "hard codes"),
         ("soft-raw", "LCDM"),
         ("soft", "LCDM + LC"),

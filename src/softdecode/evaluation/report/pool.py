@@ -156,7 +156,7 @@ def _fill(pool: Pool) -> None:
             entry = Entry(source=source, row=row, label=row["name"], settings=decoders.get(row["name"]))
             if not any(_same(entry, other) for other in pool.entries):
                 pool.entries.append(entry)
-    pool.entries = _labelled(pool.entries)
+    pool.entries = _labelled(sorted(pool.entries, key=_place))
     pool.entries = [_with_ratio(entry, pool) for entry in pool.entries]
     present = {entry.name for entry in pool.overall}
     measured = [entry for entry in pool.overall if entry.row.get("frechet") is not None]
@@ -166,6 +166,11 @@ def _fill(pool: Pool) -> None:
     for name in needed.get(pool.task, (BASELINE,)):
         if name not in present:
             pool.warnings.append(f"there is no row `{name}`; measure it with the others")
+
+
+def _place(entry: Entry) -> int:
+    """The ceiling first, then the VQ decoder and its variants, whatever the order of the inputs."""
+    return {CEILING: 0, BASELINE: 1}.get(entry.name, 2 if entry.name.startswith(f"{BASELINE}-") else 3)
 
 
 def _same(entry: Entry, other: Entry) -> bool:

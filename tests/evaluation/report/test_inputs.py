@@ -87,7 +87,13 @@ def test_rows_that_cannot_be_shown_are_refused(tmp_path, results, change, messag
 
 
 def test_a_protocol_must_be_an_object(write, results):
-    for protocol in ([], {"metrics": "psnr"}):
+    for protocol in ([], {"metrics": "psnr"}, {"decoders": []}, {"decoders": {"soft": 3}}):
         path = write("r.json", results.generation() | {"protocol": protocol})
         with pytest.raises(SoftDecodeError, match="must be objects"):
             find_sources([path])
+
+
+def test_rows_of_one_name_in_one_result_are_refused_rather_than_dropped(write, results):
+    path = write("r.json", results.result([results.row("soft", 3, 4), results.row("soft", 5, 4)]))
+    with pytest.raises(SoftDecodeError, match="several rows are called soft"):
+        find_sources([path])

@@ -133,8 +133,12 @@ def _mark(content: Mapping[str, Any]) -> str:
 
 def _kind(content: Mapping[str, Any], path: Path) -> Kind:
     protocol = content.get("protocol", {})
-    if not isinstance(protocol, dict) or not isinstance(protocol.get("metrics", {}), dict):
-        raise SoftDecodeError(f"{path}: `protocol` and its `metrics` must be objects; measure it again")
+    parts = [protocol]
+    if isinstance(protocol, dict):
+        decoders = protocol.get("decoders", {})
+        parts += [protocol.get("metrics", {}), decoders, *(decoders.values() if isinstance(decoders, dict) else ())]
+    if not all(isinstance(part, dict) for part in parts):
+        raise SoftDecodeError(f"{path}: `protocol`, its `metrics` and `decoders` must be objects; measure it again")
     return _KINDS[_mark(content)]
 
 
@@ -150,3 +154,7 @@ def _check(source: Source) -> None:
             raise SoftDecodeError(f"{source.path}: a row has no name; measure it again")
         for name in METRICS.keys() & row.keys():
             METRICS[name].check(row[name], f"{source.path}: {name} of {row['name']}")
+    places = [(row["name"], row.get("steps"), row.get("category")) for row in source.rows]
+    for place in places:
+        if places.count(place) > 1:
+            raise SoftDecodeError(f"{source.path}: several rows are called {place[0]}; give decoders names of their own")

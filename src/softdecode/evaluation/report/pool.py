@@ -150,8 +150,7 @@ def differences(first: Mapping[str, object], second: Mapping[str, object]) -> li
 
 def _fill(pool: Pool) -> None:
     for source in pool.sources:
-        decoders = source.protocol.get("decoders")
-        decoders = decoders if isinstance(decoders, Mapping) else {}
+        decoders = source.protocol.get("decoders", {})
         for row in source.rows:
             entry = Entry(source=source, row=row, label=row["name"], settings=decoders.get(row["name"]))
             if not any(_same(entry, other) for other in pool.entries):

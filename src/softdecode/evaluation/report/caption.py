@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from softdecode.evaluation.report.entries import Entry
 from softdecode.evaluation.report.inputs import Source
 from softdecode.evaluation.report.metrics import is_fid
-from softdecode.evaluation.report.pool import Entry, Pool
+from softdecode.evaluation.report.pool import Pool
 
 _DIGITS = 8  # of a SHA-256; the JSON files have them whole
 

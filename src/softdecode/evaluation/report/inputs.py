@@ -157,4 +157,4 @@ def _check(source: Source) -> None:
     places = [(row["name"], row.get("steps"), row.get("category")) for row in source.rows]
     for place in places:
         if places.count(place) > 1:
-            raise SoftDecodeError(f"{source.path}: several rows are called {place[0]}; give decoders names of their own")
+            raise SoftDecodeError(f"{source.path}: several rows are called {place[0]}; give each decoder its own name")

@@ -6,9 +6,10 @@ from typing import Any
 
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.report.caption import describe, inputs_of
+from softdecode.evaluation.report.entries import BASELINE, Entry
 from softdecode.evaluation.report.inputs import Source
 from softdecode.evaluation.report.metrics import Metric, metric_of
-from softdecode.evaluation.report.pool import BASELINE, Entry, Pool
+from softdecode.evaluation.report.pool import Pool
 from softdecode.evaluation.report.table import ReportTable
 
 _PREFIX = "soft@"  # and the denoising steps

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softdecode.evaluation.figures import new_figure, save_figure
+from softdecode.evaluation.report.entries import BASELINE, CEILING
 from softdecode.evaluation.report.metrics import metric_of
-from softdecode.evaluation.report.pool import BASELINE, CEILING, Pool
+from softdecode.evaluation.report.pool import Pool
 from softdecode.evaluation.report.quality import stepped
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from softdecode.evaluation.report.caption import describe
+from softdecode.evaluation.report.entries import BASELINE, CEILING, OVERALL, Entry
 from softdecode.evaluation.report.metrics import JUDGED, metric_of
-from softdecode.evaluation.report.pool import BASELINE, CEILING, OVERALL, Entry, Pool
+from softdecode.evaluation.report.pool import Pool
 from softdecode.evaluation.report.table import ReportTable
 
 _BOLD = "bold: best but for the ceiling, whatever the bits"

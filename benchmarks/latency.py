@@ -1,6 +1,6 @@
 """What soft decoding costs: VLM, VQ decoder and soft decoder in turn, in one process; ratios first.
 
-    python benchmarks/latency.py --batch-size 8 --steps 1 4 8
+    python benchmarks/latency.py --batch-size 8 --steps 1 4 8 --json outputs/latency.json
 
 Each round runs every stage once, so that a slow moment of the machine hits all alike; medians are over the rounds.
 """
@@ -9,12 +9,15 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from softdecode.cli.options import ModelOptions
+from softdecode.files import write_json
+from softdecode.models import DEFAULT_DECODER
 from softdecode.provenance import provenance
 
 
@@ -30,6 +33,8 @@ class Latency:
     """Denoising steps to time."""
     rounds: int = 5
     """Timed rounds; one more before them warms up."""
+    json: Path | None = None
+    """File for the result, which is printed in any case; `softdecode report` reads it."""
     models: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
 
     def run(self) -> None:
@@ -56,16 +61,28 @@ class Latency:
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         usual = medians["vlm"] + medians["vq"]
         draft = medians["vq"] if pipe.decoder.config.draft else 0.0  # such decoders need the VQ picture first
-        ratios = {n: (medians["vlm"] + draft + s) / usual for n, s in medians.items() if n.startswith("soft")}
+        ways = {"vq": usual}  # from prompt to picture
+        ways |= {n: medians["vlm"] + draft + s for n, s in medians.items() if n.startswith("soft")}
         result = {
-            "ratio_to_vlm_and_vq": {name: round(value, 3) for name, value in ratios.items()},
+            "command": "latency",
+            "ratio_to_vlm_and_vq": {name: round(value / usual, 3) for name, value in ways.items() if name != "vq"},
+            "pipeline_seconds": ways,
             "median_seconds": {name: round(value, 4) for name, value in medians.items()},
             "batch_size": self.batch_size,
             "rounds": self.rounds,
             "device": str(pipe.decoder.device),
+            "decoder": {
+                "name": (self.models.decoder or DEFAULT_DECODER).name,
+                "kappa": calibration.kappa,
+                "epsilon": calibration.epsilon,
+                **asdict(pipe.decoder.config),
+            },
+            "codebook_sha256": pipe.decoder.config.codebook_sha256,
             "models": self.models.settings(),
             "provenance": provenance(),
         }
+        if self.json is not None:
+            write_json(self.json, result)
         print(json.dumps(result, indent=2))
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate geneval": ("softdecode.cli.evaluate_geneval", "summarise GenEval's judgements as it does"),
     "export": ("softdecode.cli.export", "collect trained runs in the layout that the library ships"),
     "convert-llamagen": ("softdecode.cli.convert_llamagen", "make a model folder of LlamaGen's checkpoint files"),
+    "report": ("softdecode.cli.report", "make the paper's tables and plots from result files"),
     "doctor": ("softdecode.cli.doctor", "check a model folder: files, keys, hashes, one tiny decode"),
 }
 

@@ -5,8 +5,8 @@ from typing import Literal, overload
 
 from softdecode.calibration import Calibration
 from softdecode.errors import SoftDecodeError
+from softdecode.evaluation.figures import new_figure, save_figure
 from softdecode.evaluation.tables import table
-from softdecode.files import atomic_path
 
 _STATISTICS = (
     ("top1", "top-1 probability"),
@@ -46,13 +46,7 @@ def table1(calibration: Calibration, as_text: bool = False) -> str | list[dict[s
 
 def profile_plot(calibration: Calibration, path: str | os.PathLike[str]) -> None:
     """Write the top-30 profile of the three distributions as a picture (the paper's Figure 6)."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SoftDecodeError("the plot needs matplotlib; install it with `pip install softdecode[eval]`") from error
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(6, 4)
     axes = figure.add_subplot()
     for name, label, style in (
         ("target", "VLM", "o-"),
@@ -65,5 +59,4 @@ def profile_plot(calibration: Calibration, path: str | os.PathLike[str]) -> None
     axes.set(xlabel="rank", ylabel="mean probability", title="Mean sorted token probabilities")
     axes.legend()
     axes.grid(alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    save_figure(figure, path)

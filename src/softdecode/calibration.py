@@ -101,6 +101,20 @@ class Calibration:
             raise SoftDecodeError(f"{path} is not a whole calibration file ({error}); fit it again") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibrationTarget:
+    """What a fit aims at: the mean normalised entropy and the mean top-1 probability of a VLM's tokens, in [0, 1]."""
+
+    entropy: float
+    top1: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.entropy <= 1 and 0 <= self.top1 <= 1):
+            raise SoftDecodeError(
+                f"the target's normalised entropy and top-1 lie in [0, 1], got {self.entropy} and {self.top1}"
+            )
+
+
 def proxy_distribution(
     features: Tensor, codebook: Tensor, calibration: Calibration, tokens: Tensor | None = None
 ) -> TokenDistribution:
@@ -121,7 +135,7 @@ def smooth(log_probs: Tensor, epsilon: float) -> Tensor:
 
 def fit_calibration(
     similarities: Callable[[], Iterable[Tensor]],
-    target: TokenStatistics,
+    target: TokenStatistics | CalibrationTarget,
     codebook: Tensor,
     *,
     codebook_sha256: str = "",
@@ -138,7 +152,7 @@ def fit_calibration(
 
     Args:
         similarities: returns the proxy logits [..., V] of the calibration images, batch by batch; called repeatedly.
-        target: the VLM's statistics.
+        target: the VLM's statistics; those of them that the fit reads do, where the VLM is not at hand.
         codebook: [V, d], L2-normalised rows.
         codebook_sha256: stored in the result.
         kappa_range: where kappa is sought.
@@ -180,7 +194,7 @@ def fit_calibration(
         kappa=found.kappa,
         epsilon=found.epsilon,
         codebook_sha256=codebook_sha256,
-        target=target,
+        target=target if isinstance(target, TokenStatistics) else None,
         reached=reached,
         raw=raw,
         protocol=protocol or {},
@@ -205,7 +219,7 @@ def _some_tokens(similarities: Callable[[], Iterable[Tensor]], count: int) -> Te
 
 def _solve(
     similarities: Callable[[], Iterable[Tensor]],
-    target: TokenStatistics,
+    target: TokenStatistics | CalibrationTarget,
     epsilon: float,
     kappa_range: tuple[float, float],
 ) -> tuple[Calibration, float, float]:

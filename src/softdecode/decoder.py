@@ -160,9 +160,7 @@ class DistributionDecoder(nn.Module):
 
     def fits_codebook(self, codebook: Tensor) -> bool:
         """Whether this decoder was trained for a codebook [V, d]."""
-        given = codebook.to(self.codebook.device, torch.float32)
-        same = given.shape == self.codebook.shape
-        return same and bool((given - self.codebook).abs().max() <= _CODEBOOK_TOLERANCE)  # NaN is not the same
+        return same_codebook(codebook, self.codebook)
 
     @staticmethod
     def untrained(
@@ -257,3 +255,11 @@ class DistributionDecoder(nn.Module):
             if is_trained(name, self.config.trained):
                 state[f"transformer.{plain_name(name)}"] = value
         return state
+
+
+def same_codebook(first: Tensor, second: Tensor) -> bool:
+    """Whether two codebooks [V, d] are one, up to the rounding of half precision."""
+    if first.shape != second.shape:
+        return False
+    difference = first.to(second.device, torch.float32) - second.float()
+    return bool(difference.abs().max() <= _CODEBOOK_TOLERANCE)  # NaN is not the same

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from softdecode.data.picture_sets import HeldPictures, PictureBatch
 from softdecode.errors import SoftDecodeError
 from softdecode.images import to_uint8, to_unit_range
 from softdecode.latents import encode_images
@@ -14,7 +15,6 @@ from softdecode.mapping import TokenDistribution
 from softdecode.training import feature_cache
 from softdecode.training.encoding import FeatureEncoder
 from softdecode.training.feature_cache import build_cache
-from softdecode.training.picture_sets import HeldPictures, PictureBatch
 from softdecode.vlm.base import SamplingConfig, nearest_tokens
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -10,20 +11,21 @@ import torch
 import tyro
 from torch import Tensor
 
-from softdecode.calibration import Calibration, fit_calibration, proxy_logits
+from softdecode.calibration import Calibration, CalibrationTarget, fit_calibration, proxy_logits
 from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse
 from softdecode.data.emoji import load_emoji
 from softdecode.data.prompts import held_in_prompts, read_prompts
+from softdecode.data.sources import CorruptPictures, PictureTransform, open_source
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.calibration_report import profile_plot, table1
 from softdecode.files import staged_files, tensor_sha256, write_json, write_text
 from softdecode.images import read_image, to_unit_range
 from softdecode.mapping import log_probabilities
-from softdecode.progress import progress_bars
+from softdecode.progress import Bars, progress_bars
 from softdecode.provenance import provenance
-from softdecode.statistics import StatisticsAccumulator
+from softdecode.statistics import StatisticsAccumulator, TokenStatistics
 from softdecode.training.jobs import DEFAULT_DATA
-from softdecode.vlm.base import ImageTokenModel
+from softdecode.vlm.base import ImageTokenModel, SamplingConfig
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
@@ -33,7 +35,9 @@ class Calibrate:
     """Fit the encoder's proxy logits to the VLM's statistics (spec section 2).
 
     Draws images with the VLM, encodes real ones with its tokenizer, and writes calibration.json, table1.md,
-    profile.png and result.json. Without --prompts and --images the emoji data is used.
+    profile.png and result.json. Without --prompts and --images the emoji data is used. Where the VLM is not at hand, its
+    published entropy and top-1 will do: --target-entropy, --target-top1 and --images, and --model may be a tokenizer's
+    folder.
     """
 
     output: Path = Path("outputs/calibrate")
@@ -41,7 +45,11 @@ class Calibrate:
     prompts: Path | None = None
     """File of prompts, a line each, or JSON lines with a field "prompt"."""
     images: Path | None = None
-    """Folder of pictures to encode; resized and centre-cropped."""
+    """Folder of pictures to encode, or .tar files as train-{000..004}.tar; resized and centre-cropped."""
+    target_entropy: float | None = None
+    """Mean normalised entropy to reach, in [0, 1], in place of a VLM's."""
+    target_top1: float | None = None
+    """Mean top-1 probability to reach, in [0, 1], in place of a VLM's."""
     data: Path = DEFAULT_DATA
     """Folder of the emoji data."""
     draws: int = 100
@@ -59,77 +67,112 @@ class Calibrate:
 
     def run(self) -> None:
         check_positive(draws=self.draws, encodes=self.encodes, batch_size=self.batch_size)
-        if (self.prompts is None) != (self.images is None):
+        stated = self._stated_target()
+        if stated is None and (self.prompts is None) != (self.images is None):
             raise SoftDecodeError("--prompts and --images go together; without both the emoji data is used")
-        vlm = self.models.load_vlm()
-        prompts, pictures = self._material(vlm)
-        sampling = self.sampling.over(vlm.defaults)
-        codebook = vlm.tokenizer.codebook
-        target = StatisticsAccumulator(codebook)
+        vlm, tokenizer = self.models.load_vlm_or_tokenizer()
+        if stated is None and vlm is None:
+            raise SoftDecodeError(f"{self.models.model} is a tokenizer; state --target-entropy and --target-top1")
+        codebook = tokenizer.codebook
+        prompts: list[str] = []
+        protocol: dict[str, object] = {"model": self.models.settings(), "seed": self.seed}
         with progress_bars(self.json) as bars:
-            for start in range(0, len(prompts), self.batch_size):
-                batch = prompts[start : start + self.batch_size]
-                seeds = range(self.seed + start, self.seed + start + len(batch))
-                vlm.sample(
-                    batch,
-                    seeds=seeds,
-                    sampling=sampling,
-                    on_logits=lambda logits: target.add(log_probabilities(logits)),
-                )
-                bars("VLM images", start + len(batch), len(prompts))
-        features = torch.cat([vlm.tokenizer.features(part) for part in pictures.split(self.batch_size)])
+            if stated is None:
+                assert vlm is not None
+                prompts, sampling = self._prompts(), self.sampling.over(vlm.defaults)
+                target = self._drawn_target(vlm, prompts, sampling, bars)
+                protocol |= {"sampling": asdict(sampling), "draws": len(prompts)}
+            else:
+                target = stated
+                protocol |= {"target": asdict(stated)}
+        pictures = self._pictures(tokenizer.image_size)
+        features = torch.cat([tokenizer.features(part) for part in pictures.split(self.batch_size)])
 
         def similarities() -> Iterator[Tensor]:
             return (proxy_logits(part, codebook) for part in features.split(self.batch_size))
 
-        protocol: dict[str, object] = {
-            "model": self.models.settings(),
-            "sampling": asdict(sampling),
-            "draws": len(prompts),
-            "seed": self.seed,
-            "encodes": len(pictures),
-            "pictures_sha256": tensor_sha256(pictures),
-        }
+        protocol |= {"encodes": len(pictures), "pictures_sha256": tensor_sha256(pictures)}
         calibration = fit_calibration(
-            similarities, target.result(), codebook, codebook_sha256=tensor_sha256(codebook), protocol=protocol
+            similarities, target, codebook, codebook_sha256=tensor_sha256(codebook), protocol=protocol
         )
         self._write(calibration, prompts)
 
-    def _material(self, vlm: ImageTokenModel) -> tuple[list[str], Tensor]:
-        """Prompts, and pictures [M, 3, H, W] in [-1, 1]."""
-        size = vlm.tokenizer.image_size
-        if self.prompts is not None and self.images is not None:
-            files = sorted(path for path in _files(self.images) if path.suffix.lower() in _SUFFIXES)[: self.encodes]
-            if not files:
-                raise SoftDecodeError(f"{self.images} holds no pictures; expected PNG, JPEG or WebP files")
-            pictures = torch.stack([read_image(path, size, resize=True) for path in files])
-            return read_prompts(self.prompts, self.draws), pictures
-        data = load_emoji(self.data.expanduser()).split("train")
-        if tuple(data.images.shape[-2:]) != size:
-            raise SoftDecodeError(
-                f"the emoji pictures do not fit a tokenizer of {size} pixels; give --prompts and --images"
+    def _stated_target(self) -> CalibrationTarget | None:
+        if self.target_entropy is None and self.target_top1 is None:
+            return None
+        if self.target_entropy is None or self.target_top1 is None or self.prompts is not None:
+            raise SoftDecodeError("--target-entropy and --target-top1 go together, and stand in place of --prompts")
+        return CalibrationTarget(entropy=self.target_entropy, top1=self.target_top1)
+
+    def _drawn_target(
+        self, vlm: ImageTokenModel, prompts: list[str], sampling: SamplingConfig, bars: Bars
+    ) -> TokenStatistics:
+        """The statistics of what the VLM believes while it draws."""
+        target = StatisticsAccumulator(vlm.tokenizer.codebook)
+        for start in range(0, len(prompts), self.batch_size):
+            batch = prompts[start : start + self.batch_size]
+            vlm.sample(
+                batch,
+                seeds=range(self.seed + start, self.seed + start + len(batch)),
+                sampling=sampling,
+                on_logits=lambda logits: target.add(log_probabilities(logits)),
             )
-        places = torch.linspace(0, len(data) - 1, min(self.encodes, len(data))).round().long()
-        return [emoji.caption for emoji in held_in_prompts(data, self.draws)], to_unit_range(data.images[places])
+            bars("VLM images", start + len(batch), len(prompts))
+        return target.result()
+
+    def _prompts(self) -> list[str]:
+        if self.prompts is not None:
+            return read_prompts(self.prompts, self.draws)
+        data = load_emoji(self.data.expanduser()).split("train")
+        return [emoji.caption for emoji in held_in_prompts(data, self.draws)]
+
+    def _pictures(self, size: tuple[int, int]) -> Tensor:
+        """Pictures to encode [M, 3, H, W] in [-1, 1]."""
+        if self.images is None:
+            data = load_emoji(self.data.expanduser()).split("train")
+            if tuple(data.images.shape[-2:]) != size:
+                raise SoftDecodeError(
+                    f"the emoji pictures do not fit a tokenizer of {size} pixels; give --prompts and --images"
+                )
+            places = torch.linspace(0, len(data) - 1, min(self.encodes, len(data))).round().long()
+            return to_unit_range(data.images[places])
+        if self.images.suffix == ".tar":
+            source = open_source(str(self.images), transform=PictureTransform(size, allow_upscale=True))
+            corrupt = CorruptPictures(self.output / "unusable.jsonl", limit=0.0, minimum=0)
+            found = list(islice(source.samples(corrupt), self.encodes))
+            return to_unit_range(torch.stack([sample.image for sample in found]))
+        files = sorted(path for path in _files(self.images) if path.suffix.lower() in _SUFFIXES)[: self.encodes]
+        if not files:
+            raise SoftDecodeError(f"{self.images} holds no pictures; expected PNG, JPEG or WebP files")
+        return torch.stack([read_image(path, size, resize=True) for path in files])
 
     def _write(self, calibration: Calibration, prompts: list[str]) -> None:
+        assert calibration.raw is not None
+        assert calibration.reached is not None
+        drawn = calibration.target is not None  # a stated target has no table
         result = {
             "command": "calibrate",
             "calibration": {"kappa": calibration.kappa, "epsilon": calibration.epsilon},
-            "table1": table1(calibration),
+            **({"table1": table1(calibration)} if drawn else {"reached": asdict(calibration.reached)}),
             "protocol": {**calibration.protocol, "prompts": prompts},
             "provenance": provenance(),
         }
         with staged_files(self.output) as folder:
             calibration.save(folder / "calibration.json")
-            write_text(folder / "table1.md", table1(calibration, as_text=True) + "\n")
+            if drawn:
+                write_text(folder / "table1.md", table1(calibration, as_text=True) + "\n")
             profile_plot(calibration, folder / "profile.png")
             write_json(folder / "result.json", result)
         if self.json:
             print(json.dumps(result))
             return
         print(f"kappa {calibration.kappa:.4g}, epsilon {calibration.epsilon:.4g}\n")
-        print(table1(calibration, as_text=True))
+        reached = calibration.reached
+        print(
+            table1(calibration, as_text=True)
+            if drawn
+            else f"normalised entropy {reached.entropy:.4f}, top-1 {reached.top1:.4f}, top-2 {reached.top2:.4f}"
+        )
 
 
 def _files(folder: Path) -> list[Path]:

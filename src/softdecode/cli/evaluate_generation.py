@@ -11,6 +11,7 @@ from softdecode.cli.evaluation_options import (
     PictureOptions,
     decoder_settings,
     load_decoders,
+    load_tuned,
     write_results,
     write_sheet,
 )
@@ -39,6 +40,8 @@ class EvaluateGeneration:
     """Decoder folders, each a row; the embedded ones where absent."""
     output: Path = Path("outputs/evaluate-generation")
     """Folder for the results."""
+    vq_decoder: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """What `train vq-decoder` made of the tokenizer: a baseline, the row vq-tuned."""
     data: Path = DEFAULT_DATA
     """Folder of the emoji data."""
     prompts: int = 1000
@@ -72,6 +75,7 @@ class EvaluateGeneration:
         decoders = load_decoders(self.decoders, self.models)
         for decoder in decoders.values():
             decoder.check_codebook(vlm.tokenizer.codebook, vlm.name)
+        tuned = load_tuned(self.vq_decoder, vlm.tokenizer, self.models)
         data = load_emoji(self.data.expanduser()).split("train")
         chosen = held_in_prompts(data, self.prompts)
         places = {emoji: place for place, emoji in enumerate(data.emoji)}
@@ -99,10 +103,12 @@ class EvaluateGeneration:
                 sampling=sampling,
                 steps=steps,
                 seed=self.seed,
+                tuned=tuned,
             )
         if not processes.main:
             return
-        columns = {"VQ": "vq"} | {name: f"{name}@{max(steps)}" for name in decoders}
+        columns = {"VQ": "vq"} | ({} if tuned is None else {"VQ tuned": "vq-tuned"})
+        columns |= {name: f"{name}@{max(steps)}" for name in decoders}
         write_sheet(self.output, measurement, columns, [captions[place] for place in shown])
         protocol: dict[str, object] = {
             "task": "generation",

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import torch
 import tyro
+from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.base import DecoderBase
 from softdecode.cli.options import ModelOptions
-from softdecode.decoder import DistributionDecoder
+from softdecode.decoder import DistributionDecoder, same_codebook
 from softdecode.decoder_config import base_location, read_config
 from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
@@ -21,9 +22,13 @@ from softdecode.evaluation.sinks import NpzFiles, PictureSink, PngFolder
 from softdecode.evaluation.tables import table
 from softdecode.files import write_json, write_text
 from softdecode.images import save_image, to_pil
+from softdecode.loading import load_pretrained
 from softdecode.models import EMBEDDED
 from softdecode.provenance import provenance
 from softdecode.sheet import contact_sheet
+from softdecode.training.jobs import VARIANTS
+from softdecode.vlm.base import ImageTokenizer
+from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
 
 def load_decoders(folders: Sequence[Path], models: ModelOptions) -> dict[str, DistributionDecoder]:
@@ -47,11 +52,27 @@ def load_decoders(folders: Sequence[Path], models: ModelOptions) -> dict[str, Di
     return decoders
 
 
+def load_tuned(folder: Path | None, tokenizer: ImageTokenizer, models: ModelOptions) -> JanusTokenizer | None:
+    """The tokenizer of `train vq-decoder`, for the row vq-tuned; its tokens must be those of `tokenizer`.
+
+    Raises:
+        SoftDecodeError: its codebook is another.
+    """
+    if folder is None:
+        return None
+    device, dtype = resolve_placement(models.device, models.dtype)
+    tuned = JanusTokenizer(load_pretrained(JanusVQVAE, folder, dtype=dtype)).to(device)
+    if not same_codebook(tuned.codebook, tokenizer.codebook):
+        raise SoftDecodeError(f"{folder} has another codebook than the VLM; name what `train vq-decoder` made of it")
+    return tuned
+
+
 def decoder_settings(decoder: DistributionDecoder) -> dict[str, object]:
     """What a result file says of a decoder besides its name: mode, sampling and calibration."""
     config, calibration = decoder.config, decoder.calibration
     return {
         "mode": config.mode,
+        "source": config.source,
         "draft": config.draft,
         "noise_scale": config.noise_scale,
         "kappa": calibration.kappa,
@@ -60,7 +81,7 @@ def decoder_settings(decoder: DistributionDecoder) -> dict[str, object]:
 
 
 def _table_order(folder: Path) -> int:
-    order = ("hard", "soft-raw", "soft", "joint")
+    order = tuple(VARIANTS)
     return order.index(folder.name) if folder.name in order else len(order)
 
 

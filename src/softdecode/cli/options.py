@@ -13,13 +13,15 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from softdecode.default_decoder import UntrainedDecoderWarning
+from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
 from softdecode.memory.offload import Offload
 from softdecode.memory.placement import Placement
 from softdecode.memory.quantize import Quantization
 from softdecode.models import DEFAULT_VLM
 from softdecode.pipeline import SoftDecodePipeline
-from softdecode.vlm.base import ImageTokenModel, SamplingConfig
+from softdecode.vlm.base import ImageTokenizer, ImageTokenModel, SamplingConfig
+from softdecode.vlm.registry import load_vlm_or_tokenizer
 
 T = TypeVar("T")
 
@@ -70,6 +72,15 @@ class ModelOptions:
         self.refuse("decoder", "base", "offload", "quantize_base")
         place = Placement.resolve(self.device, self.dtype, quantize_vlm=self.quantize_vlm)
         return place.load_vlm(self.model or DEFAULT_VLM)
+
+    def load_vlm_or_tokenizer(self) -> tuple[ImageTokenModel | None, ImageTokenizer]:
+        """The VLM and its tokenizer, or the tokenizer alone where `--model` is one's folder."""
+        self.refuse("decoder", "base", "offload", "quantize_base")
+        if self.quantize_vlm != "none":
+            vlm = self.load_vlm()
+            return vlm, vlm.tokenizer
+        device, dtype = resolve_placement(self.device, self.dtype)
+        return load_vlm_or_tokenizer(self.model or DEFAULT_VLM, device=device, dtype=dtype)
 
     def refuse(self, *names: str) -> None:
         """Refuse options that a command would ignore, rather than to ignore them.

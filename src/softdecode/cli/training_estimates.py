@@ -7,7 +7,7 @@ from softdecode.evaluation.tables import table
 from softdecode.memory.training import GPU_BYTES, TrainingEstimate, estimate_training
 from softdecode.provenance import provenance
 from softdecode.training.jobs import PretrainedDecoderJob
-from softdecode.training.presets import janus_pro_flux_fill, janus_pro_flux_fill_lora
+from softdecode.training.presets.paper import janus_pro_flux_fill, janus_pro_flux_fill_lora
 
 _JOBS = {"janus-pro-flux-fill": janus_pro_flux_fill, "janus-pro-flux-fill-lora": janus_pro_flux_fill_lora}
 

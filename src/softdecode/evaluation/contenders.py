@@ -66,6 +66,20 @@ class DecodableBatch(ABC):
         return to_uint8(self.tokenizer.decode(self.tokens))
 
 
+def vq_contenders(rates: BitRates, tuned: ImageTokenizer | None) -> list[Contender[DecodableBatch]]:
+    """The VQ decoder, and where there is one, the same with its decoder trained further (see `train vq-decoder`)."""
+    rows: list[Contender[DecodableBatch]] = [
+        Contender(name="vq", condition="tokens", bits=rates.tokens, decode=lambda batch: batch.vq)
+    ]
+    if tuned is not None:
+
+        def decode(batch: DecodableBatch) -> Tensor:
+            return to_uint8(tuned.decode(batch.tokens))
+
+        rows.append(Contender(name="vq-tuned", condition="tokens", bits=rates.tokens, decode=decode))
+    return rows
+
+
 def decoder_contenders(
     decoders: Mapping[str, DistributionDecoder], *, rates: BitRates, steps: Sequence[int], seed: int
 ) -> list[Contender[DecodableBatch]]:

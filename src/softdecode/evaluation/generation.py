@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from softdecode.decoder import DistributionDecoder
-from softdecode.evaluation.contenders import Contender, DecodableBatch, decoder_contenders
+from softdecode.evaluation.contenders import Contender, DecodableBatch, decoder_contenders, vq_contenders
 from softdecode.evaluation.measurement import Measurement, Task, measure
 from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.pictures import Pictures
@@ -88,6 +88,7 @@ def evaluate_generation(
     sampling: SamplingConfig,
     steps: Sequence[int],
     seed: int = 0,
+    tuned: ImageTokenizer | None = None,
 ) -> tuple[Measurement, float]:
     """Draw every prompt once, decode the same tokens in every way, and measure against real pictures.
 
@@ -98,10 +99,11 @@ def evaluate_generation(
         decoders: by name.
         measuring: extractor, batch size, processes; see `Measuring`.
         steps: numbers of denoising steps, each a row of every decoder.
+        tuned: the tokenizer with its VQ decoder trained further, a baseline; none where None.
 
     Returns:
-        The measured rows (VQ decoder, VQ decoder on expected codes, then each decoder), and the seconds that the VLM
-        took to draw the prompts once, added up over processes (on rank 0).
+        The measured rows (VQ decoder, tuned VQ decoder, VQ decoder on expected codes, then each decoder), and the
+        seconds that the VLM took to draw the prompts once, added up over processes (on rank 0).
     """
     rates = BitRates.of(vlm.tokenizer)
     drawer = Drawer(prompts, vlm, decoders, sampling, seed)
@@ -110,7 +112,7 @@ def evaluate_generation(
         return to_uint8(batch.tokenizer.decode_codes(batch.drawn.codes))
 
     baselines: list[Contender[DrawnBatch]] = [
-        Contender(name="vq", condition="tokens", bits=rates.tokens, decode=lambda batch: batch.vq),
+        *vq_contenders(rates, tuned),
         Contender(name="vq-soft", condition="expected codes", bits=rates.codes, decode=vq_soft),
     ]
     measurement = measure(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from softdecode.data.emoji import load_emoji
+from softdecode.data.picture_sets import SourcePictures
+from softdecode.data.sources import CorruptPictures, PictureTransform, open_source
 
 EMOJI_RESIZER = "none: pictures are 64 px as published (fluent: Lanczos from 256 px)"
 
@@ -29,13 +31,13 @@ class EvaluationPictures:
 
     Attributes:
         images: the originals.
-        captions: one for each.
+        captions: one for each; None where there are none.
         description: plain JSON for the protocol: `reference` (what they are), `data_sha256`, `whole_split` (whether
             they are all there are), `resizer` and `crop` (how they got their size).
     """
 
     images: Pictures
-    captions: Sequence[str]
+    captions: Sequence[str] | None
     description: dict[str, object]
 
 
@@ -61,5 +63,47 @@ def emoji_test_pictures(folder: Path, limit: int | None = None) -> EvaluationPic
             "whole_split": count == len(data),
             "resizer": EMOJI_RESIZER,
             "crop": "none",
+        },
+    )
+
+
+class _ReadPictures:
+    """A picture set as `Pictures`."""
+
+    def __init__(self, pictures: SourcePictures) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, part: slice, /) -> Tensor:
+        return self._pictures.read(part.start or 0, len(self) if part.stop is None else part.stop).images
+
+
+def source_pictures(spec: str, size: tuple[int, int], output: Path, limit: int | None = None) -> EvaluationPictures:
+    """The pictures of a source, read as they are needed, or the first `limit` of them; without captions.
+
+    Args:
+        spec: see `open_source`.
+        size: (height, width) that they are brought to.
+        output: folder for the list of pictures that cannot be used, each of which is an error here.
+        limit: at least 1; all where None.
+
+    Raises:
+        SoftDecodeError: no such source.
+    """
+    transform = PictureTransform(size)
+    corrupt = CorruptPictures(output / "unusable.jsonl", limit=0.0, minimum=0)
+    pictures = SourcePictures(open_source(spec, transform=transform), corrupt, limit)
+    return EvaluationPictures(
+        images=_ReadPictures(pictures),
+        captions=None,
+        description={
+            "reference": "the originals",
+            "source": spec,
+            "data_sha256": pictures.digest,
+            "whole_split": limit is None,
+            "resizer": transform.identity,
+            "crop": "centre, where the shape differs",
         },
     )

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from softdecode.calibration import Calibration, proxy_distribution
 from softdecode.decoder import DistributionDecoder
-from softdecode.evaluation.contenders import Contender, DecodableBatch, decoder_contenders
+from softdecode.encoded import encoded_distribution
+from softdecode.evaluation.contenders import Contender, DecodableBatch, decoder_contenders, vq_contenders
 from softdecode.evaluation.measurement import Measurement, Task, measure
 from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.pictures import Pictures
@@ -20,7 +21,7 @@ from softdecode.evaluation.rows import BitRates
 from softdecode.images import to_uint8, to_unit_range
 from softdecode.latents import decode_latents, encode_images
 from softdecode.mapping import TokenDistribution
-from softdecode.vlm.base import ImageTokenizer, nearest_tokens
+from softdecode.vlm.base import ImageTokenizer, ImageTokenModel, nearest_tokens
 
 
 class EncodedBatch(DecodableBatch):
@@ -30,10 +31,20 @@ class EncodedBatch(DecodableBatch):
         part: the originals' places.
         originals: [b, 3, H, W] uint8.
         tokenizer: of the VLM.
+        vlm, captions: for decoders that were trained on the VLM's own beliefs; captions of all originals.
     """
 
-    def __init__(self, part: slice, originals: Tensor, tokenizer: ImageTokenizer) -> None:
+    def __init__(
+        self,
+        part: slice,
+        originals: Tensor,
+        tokenizer: ImageTokenizer,
+        vlm: ImageTokenModel | None = None,
+        captions: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(part, tokenizer)
+        self.vlm = vlm
+        self.captions = None if captions is None else captions[part]
         self.images = to_unit_range(originals)
         self.features = tokenizer.features(self.images)
 
@@ -46,7 +57,7 @@ class EncodedBatch(DecodableBatch):
         return proxy_distribution(self.features, self.tokenizer.codebook, calibration)
 
     def belief(self, decoder: DistributionDecoder) -> TokenDistribution:
-        return self.proxy(decoder.calibration)
+        return encoded_distribution(self.features, self.tokenizer, decoder, vlm=self.vlm, prompts=self.captions)
 
 
 @torch.no_grad()
@@ -59,6 +70,9 @@ def evaluate_reconstruction(
     calibration: Calibration,
     steps: Sequence[int],
     seed: int = 0,
+    vlm: ImageTokenModel | None = None,
+    captions: Sequence[str] | None = None,
+    tuned: ImageTokenizer | None = None,
 ) -> Measurement:
     """Decode the originals in every way and measure.
 
@@ -70,19 +84,22 @@ def evaluate_reconstruction(
         calibration: for the row `vq-soft`.
         steps: numbers of denoising steps, each a row of every decoder.
         seed: of the first image's noise, the others count on.
+        vlm, captions: for decoders that were trained on the VLM's own beliefs.
+        tuned: the tokenizer with its VQ decoder trained further, a baseline; none where None.
 
     Returns:
-        The measured rows: VAE round trip (the ceiling), VQ decoder, VQ decoder on expected codes, then each decoder.
+        The measured rows: VAE round trip (the ceiling), VQ decoder, tuned VQ decoder, VQ decoder on expected codes,
+        then each decoder.
     """
     rates = BitRates.of(tokenizer)
     vae = next(iter(decoders.values())).base.vae
     first = originals[0:1]
     latent_bits = 32 * encode_images(vae, to_unit_range(first)).numel() / first[0, 0].numel()
-    baselines = _baselines(vae, latent_bits, rates, calibration)
+    baselines = _baselines(vae, latent_bits, rates, calibration, tuned)
     return measure(
         Task(
             contenders=[*baselines, *decoder_contenders(decoders, rates=rates, steps=steps, seed=seed)],
-            prepare=lambda part, images: EncodedBatch(part, _given(images), tokenizer),
+            prepare=lambda part, images: EncodedBatch(part, _given(images), tokenizer, vlm, captions),
             count=len(originals),
             references=originals,
             paired=True,
@@ -92,7 +109,11 @@ def evaluate_reconstruction(
 
 
 def _baselines(
-    vae: AutoencoderKL, latent_bits: float, rates: BitRates, calibration: Calibration
+    vae: AutoencoderKL,
+    latent_bits: float,
+    rates: BitRates,
+    calibration: Calibration,
+    tuned: ImageTokenizer | None,
 ) -> list[Contender[EncodedBatch]]:
     def round_trip(batch: EncodedBatch) -> Tensor:
         return to_uint8(decode_latents(vae, encode_images(vae, batch.images)))
@@ -102,7 +123,7 @@ def _baselines(
 
     return [
         Contender(name="vae-ceiling", condition="latents", bits=latent_bits, decode=round_trip),
-        Contender(name="vq", condition="tokens", bits=rates.tokens, decode=lambda batch: batch.vq),
+        *vq_contenders(rates, tuned),
         Contender(name="vq-soft", condition="expected codes", bits=rates.codes, decode=vq_soft),
     ]
 

@@ -17,7 +17,7 @@ from softdecode.training.augment import corrupt_tokens
 from softdecode.training.features import STORED_DTYPES, Features
 from softdecode.vlm.base import ImageTokenizer, ImageTokenModel, SamplingConfig, nearest_tokens
 
-_VERSION = 4  # raise it when the arithmetic changes
+_VERSION = 5  # raise it when the arithmetic changes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +74,18 @@ class FeatureEncoder:
         tokens = corrupt_tokens(tokens, self.tokenizer.codebook, self.corruption, generators)
         found = {"codes": codes, "tokens": tokens, "latents": self._latents(unit)}
         if self.drafts:
-            found["drafts"] = self._latents(to_unit_range(to_uint8(self.tokenizer.decode(tokens))))
+            found["drafts"] = self._latents(to_unit_range(self._pictures(tokens)))
         if self.vlm is not None:
             found |= self._beliefs(self.vlm, tokens, captions)
         return Features(**{name: value.cpu().to(STORED_DTYPES[name]).contiguous() for name, value in found.items()})
 
+    # Latents and drafts are kept in bfloat16, so they are computed in it.
+
+    def _pictures(self, tokens: Tensor) -> Tensor:
+        with torch.autocast(self.vae.device.type, torch.bfloat16):
+            return to_uint8(self.tokenizer.decode(tokens))
+
     def _latents(self, unit: Tensor) -> Tensor:
-        # They are kept in bfloat16, so they are computed in it.
         with torch.autocast(self.vae.device.type, torch.bfloat16):
             return encode_images(self.vae, unit)
 

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from softdecode.data.picture_sets import PictureBatch, PictureSet
 from softdecode.errors import SoftDecodeError
 from softdecode.files import write_json, write_tensors
 from softdecode.progress import Progress
@@ -23,7 +24,6 @@ from softdecode.seeds import generator_for
 from softdecode.training.augment import Augmentation, augmented
 from softdecode.training.encoding import FeatureEncoder
 from softdecode.training.features import Features, IndexedRows
-from softdecode.training.picture_sets import PictureBatch, PictureSet
 
 SHARD_PICTURES = 1024
 _BATCH = 32  # pictures encoded at a time; changes nothing but memory and speed

@@ -6,13 +6,16 @@ from importlib.metadata import entry_points
 from typing import Any, cast
 
 import torch
+from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json
-from softdecode.loading import config_file
-from softdecode.vlm.base import ImageTokenModel
+from softdecode.loading import config_file, load_pretrained
+from softdecode.vlm.base import ImageTokenizer, ImageTokenModel
+from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
 ENTRY_POINTS = "softdecode.vlm"
+_TOKENIZER = "janus_vqgan"  # the model_type of a JanusVQVAE's own config.json
 # model_type in config.json -> "module:Class" with a `from_pretrained`
 FAMILIES: dict[str, str] = {
     "janus": "softdecode.vlm.janus:JanusModel",
@@ -51,6 +54,26 @@ def load_vlm(
     except (ImportError, AttributeError) as error:
         raise SoftDecodeError(f"the family {model_type!r} names {known[model_type]}, which fails: {error}") from error
     return cast(ImageTokenModel, family.from_pretrained(location, revision=revision, device=device, dtype=dtype))
+
+
+def load_vlm_or_tokenizer(
+    location: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[ImageTokenModel | None, ImageTokenizer]:
+    """A VLM and its tokenizer, or a tokenizer alone: a folder with a transformers JanusVQVAE.
+
+    Raises:
+        SoftDecodeError: see `load_vlm`.
+    """
+    config = read_json(config_file(location, revision))
+    if isinstance(config, dict) and config.get("model_type") == _TOKENIZER:
+        model = load_pretrained(JanusVQVAE, location, revision=revision, dtype=dtype)
+        return None, JanusTokenizer(model).to(device)
+    vlm = load_vlm(location, revision=revision, device=device, dtype=dtype)
+    return vlm, vlm.tokenizer
 
 
 def families() -> dict[str, str]:

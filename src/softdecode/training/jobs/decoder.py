@@ -12,6 +12,7 @@ from torch import nn
 from softdecode.base import DecoderBase
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditioningMode
+from softdecode.data.picture_sets import HeldPictures, PictureBatch
 from softdecode.data.sources.memory import Pictures
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import ConditionSource, DecoderConfig
@@ -24,8 +25,8 @@ from softdecode.training.encoding import FeatureEncoder
 from softdecode.training.feature_cache import FeatureCache
 from softdecode.training.jobs.features import cached_features
 from softdecode.training.jobs.pictures import PictureJob
-from softdecode.training.picture_sets import HeldPictures, PictureBatch
-from softdecode.vlm.janus import JanusModel
+from softdecode.vlm.base import ImageTokenizer, ImageTokenModel
+from softdecode.vlm.registry import load_vlm_or_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class DecoderJob(PictureJob):
     """Which: hard (tokens alone); soft or joint (expected codes and uncertainty, joint also the chosen code) of the
     encoder's calibrated proxy; soft-raw, joint-raw (uncalibrated); soft-forced, joint-forced (the VLM's own belief)."""
     vlm: Path
-    """Folder of the VLM, whose tokenizer encodes the pictures."""
+    """Folder of the VLM whose tokenizer encodes the pictures, or of a tokenizer alone."""
     vae: Path
     """Folder of the trained VAE."""
     calibration: Path
@@ -82,12 +83,13 @@ class DecoderJob(PictureJob):
     def run(self) -> None:
         self._check()
         data = self.pictures()
-        vlm = JanusModel.from_pretrained(self.vlm, device=resolve_device(self.device))
+        device = resolve_device(self.device)
+        vlm, tokenizer = load_vlm_or_tokenizer(self.vlm, device=device)
         vae = load_pretrained(AutoencoderKL, self.vae)
-        nn.Module.to(vae, vlm.device)  # diffusers annotates its own as taking no device
-        features = self._features(data, vlm, vae)
+        nn.Module.to(vae, device)  # diffusers annotates its own as taking no device
+        features = self._features(data, vlm, tokenizer, vae)
         torch.manual_seed(self.loop.seed)
-        decoders = self._decoders(vlm, vae)
+        decoders = self._decoders(tokenizer, vae)
         if self.initial is not None:
             _start_from(decoders, self.initial)
         task = DecoderTask(decoders, features, splice=self.splice)
@@ -116,10 +118,14 @@ class DecoderJob(PictureJob):
         if not 0 <= self.splice <= 1:
             raise SoftDecodeError(f"--splice is a share, in [0, 1], got {self.splice}")
 
-    def _features(self, data: Pictures, vlm: JanusModel, vae: AutoencoderKL) -> FeatureCache:
+    def _features(
+        self, data: Pictures, vlm: ImageTokenModel | None, tokenizer: ImageTokenizer, vae: AutoencoderKL
+    ) -> FeatureCache:
         forced = any(VARIANTS[name].source == "teacher-forced" for name in self.variants)
+        if forced and vlm is None:
+            raise SoftDecodeError(f"{self.vlm} is a tokenizer; the variants soft-forced and joint-forced need a VLM")
         encoder = FeatureEncoder(
-            tokenizer=vlm.tokenizer,
+            tokenizer=tokenizer,
             vae=vae,
             vlm=vlm if forced else None,
             drafts=self.draft,
@@ -130,9 +136,9 @@ class DecoderJob(PictureJob):
             self, self.data / "features", pictures, encoder, augmentation=self.changes, views=self.views
         )
 
-    def _decoders(self, vlm: JanusModel, vae: AutoencoderKL) -> dict[str, DistributionDecoder]:
+    def _decoders(self, tokenizer: ImageTokenizer, vae: AutoencoderKL) -> dict[str, DistributionDecoder]:
         base = build_base(self.transformer, vae)
-        codebook = vlm.tokenizer.codebook
+        codebook = tokenizer.codebook.cpu()
         calibration = Calibration.load(self.calibration)
         digest = tensor_sha256(codebook)
         if calibration.codebook_sha256 != digest:
@@ -146,11 +152,11 @@ class DecoderJob(PictureJob):
                 mode=variant.mode,
                 code_dim=codebook.shape[-1],
                 hidden_channels=self.hidden_channels,
-                image_size=vlm.tokenizer.image_size,
+                image_size=tokenizer.image_size,
                 base="../../base",
                 trained="adapter",
                 codebook_sha256=digest,
-                vlm=vlm.name,
+                vlm=self.vlm.name,
                 steps=self.steps,
                 draft=self.draft,
                 source=variant.source,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from softdecode.data.picture_sets import PictureSet
 from softdecode.data.sources.corrupt import CorruptPictures
 from softdecode.data.sources.source import PictureSource
 from softdecode.data.sources.stream import PictureStream
@@ -12,7 +13,6 @@ from softdecode.training.encoding import FeatureEncoder
 from softdecode.training.feature_cache import FeatureCache, build_cache
 from softdecode.training.jobs.job import Job
 from softdecode.training.live_features import StreamedFeatures
-from softdecode.training.picture_sets import PictureSet
 
 
 def cached_features(

@@ -9,6 +9,7 @@ from torch import Tensor
 from softdecode.base import DecoderBase, load_base
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditioningMode
+from softdecode.data.picture_sets import SourcePictures
 from softdecode.data.sources import CorruptPictures, PictureTransform, open_source
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import ConditionSource, DecoderConfig, TrainedPart, check_lora, read_config
@@ -22,7 +23,6 @@ from softdecode.training.encoding import FeatureEncoder
 from softdecode.training.features import FeatureRows
 from softdecode.training.jobs.features import cached_features, live_features
 from softdecode.training.jobs.job import Job
-from softdecode.training.picture_sets import SourcePictures
 from softdecode.vlm.base import ImageTokenizer, ImageTokenModel
 from softdecode.vlm.registry import load_vlm
 

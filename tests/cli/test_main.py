@@ -8,7 +8,7 @@ import pytest
 
 from softdecode.cli import main as module
 from softdecode.cli.main import COMMANDS, main
-from softdecode.cli.options import Bars, check_positive
+from softdecode.cli.options import check_positive
 from softdecode.errors import SoftDecodeError
 
 JOBS = ("tokenizer", "vae", "vlm", "decoder")
@@ -114,22 +114,3 @@ def test_counts_below_one_are_named_as_on_the_command_line():
     check_positive(steps=None, batch_size=1)
     with pytest.raises(SoftDecodeError, match="--batch-size must be at least 1, got 0"):
         check_positive(steps=3, batch_size=0)
-
-
-def test_there_is_a_bar_for_each_stage_and_nothing_is_left_of_it(capsys):
-    bars = Bars(quiet=False)
-    for stage, done in (("VLM tokens", 1), ("VLM tokens", 2), ("denoising", 1), ("denoising", 2), ("denoising", 1)):
-        bars(stage, done, 2)
-    bars.close()
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("VLM tokens:   0%") == 1
-    assert err.count("denoising:   0%") == 2, "the second batch has a bar of its own"
-    assert err.split("\r")[-1].strip() == ""
-
-
-def test_quiet_bars_say_nothing(capsys):
-    bars = Bars(quiet=True)
-    bars("VLM tokens", 1, 2)
-    bars.close()
-    assert capsys.readouterr() == ("", "")

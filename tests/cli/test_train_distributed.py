@@ -10,21 +10,33 @@ import torch
 
 from softdecode.decoder import DistributionDecoder
 
+LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+PLAIN = ("--mixed_precision", "no", "--dynamo_backend", "no")
+
 
 @pytest.fixture(scope="module")
-def folder(stack, tmp_path_factory):
-    """The run of the preset `tiny`, sharded over two processes, with batches of 8."""
-    output = tmp_path_factory.mktemp("sharded")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "softdecode.cli.main", "train", "decoder", *options(stack, output)]
-    command += ["--loop.parallel", "fsdp2", "--loop.preview-every", 4]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
-    result = subprocess.run(
-        [str(word) for word in command], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert result.stdout.count("step 4/4") == 1
+def alone(stack, softdecode_process, tmp_path_factory):
+    """The run of the preset `tiny` on one process, with batches of 8."""
+    output = tmp_path_factory.mktemp("alone")
+    softdecode_process(["-m", "softdecode.cli.main", *train(stack, output)])
     return output
+
+
+@pytest.fixture(scope="module")
+def softdecode_process():
+    def run(arguments):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
+        command = [sys.executable, *map(str, arguments)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-4000:]
+        assert result.stdout.count("step 4/4") == 1
+        return result
+
+    return run
+
+
+def train(stack, output):
+    return ["train", "decoder", *options(stack, output)]
 
 
 def options(stack, output):
@@ -40,17 +52,17 @@ def losses(folder):
     return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_the_decoders_that_one_would(stack, softdecode, folder, tmp_path):
-    result = softdecode("train", "decoder", *options(stack, tmp_path / "alone"))
-    assert result.code == 0, result.err
-    assert losses(folder) == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
-    assert (folder / "previews" / "step-000004.png").is_file()
-    names = {path.name for path in (folder / "model" / "decoders").iterdir()}
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_processes_train_the_decoders_that_one_would(stack, softdecode_process, alone, tmp_path, parallel):
+    arguments = [*train(stack, tmp_path), "--loop.parallel", parallel, "--loop.preview-every", 4]
+    softdecode_process([*LAUNCH, *PLAIN, "-m", "softdecode.cli.main", *arguments])
+    assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-4)
+    assert (tmp_path / "previews" / "step-000004.png").is_file()
+    names = {path.name for path in (tmp_path / "model" / "decoders").iterdir()}
     assert {"hard", "soft", "joint"} <= names
     for name in names:
         found, expected = (
-            DistributionDecoder.from_pretrained(run / "model" / "decoders" / name)
-            for run in (folder, tmp_path / "alone")
+            DistributionDecoder.from_pretrained(run / "model" / "decoders" / name) for run in (tmp_path, alone)
         )
         for part in ("condition", "base"):
             for (key, value), other in zip(

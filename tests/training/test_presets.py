@@ -4,20 +4,24 @@ from softdecode.training.jobs import VARIANTS
 from softdecode.training.presets import PRESETS
 
 
-@pytest.mark.parametrize("preset", ["embedded", "tiny"])
+@pytest.mark.parametrize("preset", ["embedded", "tiny", "photos-64"])
 def test_the_jobs_of_a_preset_fit_together(preset):
-    tokenizer, vae, vlm, decoder = (PRESETS[preset][name]() for name in ("tokenizer", "vae", "vlm", "decoder"))
-    assert vlm.tokenizer == tokenizer.output / "model"
-    assert decoder.vlm == vlm.output / "model"
+    jobs = {name: make() for name, make in PRESETS[preset].items()}
+    tokenizer, vae, decoder = jobs["tokenizer"], jobs["vae"], jobs["decoder"]
+    if "vlm" in jobs:
+        assert jobs["vlm"].tokenizer == tokenizer.output / "model"
+        assert tokenizer.hidden_size == jobs["vlm"].model.hidden_size
+    assert decoder.vlm == jobs.get("vlm", tokenizer).output / "model"
     assert decoder.vae == vae.output / "model"
-    assert tokenizer.hidden_size == vlm.model.hidden_size
-    assert len({job.output for job in (tokenizer, vae, vlm, decoder)}) == 4
+    assert jobs["vq-decoder"].tokenizer == tokenizer.output / "model"
+    assert len({job.output for job in jobs.values()}) == len(jobs)
+    assert len({job.images for name, job in jobs.items() if name != "vlm"}) == 1, "they see the same pictures"
     # One latent token for each VQ token: the condition needs no interpolation (spec section 3).
     assert 2 ** (len(tokenizer.model.channel_multiplier) - 1) == 2 * 2 ** (len(vae.model.channels) - 1)
     assert decoder.transformer.head_dim % 8 == 0
     assert decoder.hidden_channels % 8 == 0
-    # Each variant gets pictures of every batch.
-    assert decoder.loop.batch_size >= len(VARIANTS)
+    assert set(decoder.variants) <= set(VARIANTS)
+    assert decoder.loop.batch_size % len(decoder.variants) == 0
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -35,9 +35,9 @@ class Calibrate:
     """Fit the encoder's proxy logits to the VLM's statistics (spec section 2).
 
     Draws images with the VLM, encodes real ones with its tokenizer, and writes calibration.json, table1.md,
-    profile.png and result.json. Without --prompts and --images the emoji data is used. Where the VLM is not at hand, its
-    published entropy and top-1 will do: --target-entropy, --target-top1 and --images, and --model may be a tokenizer's
-    folder.
+    profile.png and result.json. Without --prompts and --images the emoji data is used. Where the VLM is not at hand,
+    its published entropy and top-1 will do: --target-entropy, --target-top1 and --images, and --model may be a
+    tokenizer's folder.
     """
 
     output: Path = Path("outputs/calibrate")

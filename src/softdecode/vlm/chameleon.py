@@ -5,29 +5,26 @@ read from the original release's `vqgan.ckpt` into diffusers' VQModel, which has
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import VQModel
-from torch import Size, Tensor, nn
+from torch import Size, Tensor
 from transformers import ChameleonForConditionalGeneration, PreTrainedTokenizerBase
 
-from softdecode.calibration import Calibration
 from softdecode.errors import SoftDecodeError
 from softdecode.files import listing
 from softdecode.ldm_naming import converted_ldm, ldm_sizes
 from softdecode.loading import load_pretrained, local_folder
-from softdecode.mapping import TokenDistribution
 from softdecode.shards import fill, read_checkpoint
-from softdecode.vlm.base import SamplingConfig, check_prompts
+from softdecode.vlm.base import SamplingConfig
 from softdecode.vlm.euclidean import EuclideanTokenizer
+from softdecode.vlm.row_vlm import RowVlm
 from softdecode.vlm.rows import RowModel
 from softdecode.vlm.shared_vocabulary import code_ids, rows_in_vocabulary
-from softdecode.vlm.teacher_forcing import check_forcing
 from softdecode.vlm.text import load_text_tokenizer, refuse_control_tokens, special_id
 
 IMAGE_START, TURN_END = "<racm3:break>", "<reserved08706>"
@@ -54,7 +51,7 @@ class ChameleonTokenizer(EuclideanTokenizer):
         return self.model.decoder(self.model.post_quant_conv(vectors.permute(0, 3, 1, 2)))
 
 
-class ChameleonModel(nn.Module):
+class ChameleonModel(RowVlm):
     """Chameleon or Anole as an `ImageTokenModel`.
 
     Args:
@@ -130,49 +127,13 @@ class ChameleonModel(nn.Module):
         """The authors' unconditional row: BOS and image start."""
         return [special_id(self.text_tokenizer, "bos_token_id", self.name), self._id(IMAGE_START)]
 
-    @torch.no_grad()
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        sampling: SamplingConfig | None = None,
-        calibration: Calibration | None = None,
-        on_token: Callable[[int, int], None] | None = None,
-        on_logits: Callable[[Tensor], None] | None = None,
-    ) -> TokenDistribution:
-        check_prompts(prompts, seeds)
-        return self._rows().sample(
-            [self.prompt_ids(prompt) for prompt in prompts],
-            [self.unconditional_ids()] * len(prompts),
-            seeds=seeds,
-            sampling=sampling or self.defaults,
-            calibration=calibration,
-            on_token=on_token,
-            on_logits=on_logits,
-        )
+    def conditional_rows(self, prompts: Sequence[str]) -> list[list[int]]:
+        return [self.prompt_ids(prompt) for prompt in prompts]
 
-    @torch.no_grad()
-    def teacher_force(
-        self,
-        prompts: Sequence[str] | None,
-        tokens: Tensor,
-        *,
-        sampling: SamplingConfig | None = None,
-        calibration: Calibration | None = None,
-    ) -> TokenDistribution:
-        check_forcing(prompts, tokens, self.tokenizer)
-        sampling = sampling or self.defaults
-        rows = empty = [self.unconditional_ids()] * len(tokens)
-        if prompts is None:
-            sampling = replace(sampling, guidance_scale=1.0)
-        else:
-            rows = [self.prompt_ids(prompt) for prompt in prompts]
-        return self._rows().teacher_force(
-            rows, empty, tokens.to(self.device), sampling=sampling, calibration=calibration
-        )
+    def unconditional_rows(self, conditional: Sequence[Sequence[int]]) -> list[list[int]]:
+        return [self.unconditional_ids()] * len(conditional)
 
-    def _rows(self) -> RowModel:
+    def row_model(self) -> RowModel:
         return rows_in_vocabulary(
             self.model,
             language=self.model.model,

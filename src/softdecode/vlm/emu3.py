@@ -5,24 +5,21 @@ logits are kept, and the line ends are written, not drawn.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Emu3ForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.models.emu3.modeling_emu3 import Emu3VQVAE
 
-from softdecode.calibration import Calibration
 from softdecode.files import read_json
 from softdecode.loading import config_file, load_pretrained
-from softdecode.mapping import TokenDistribution
-from softdecode.vlm.base import SamplingConfig, check_prompts
+from softdecode.vlm.base import SamplingConfig
 from softdecode.vlm.euclidean import EuclideanTokenizer
+from softdecode.vlm.row_vlm import RowVlm
 from softdecode.vlm.rows import RowModel
 from softdecode.vlm.shared_vocabulary import code_ids, rows_in_vocabulary
-from softdecode.vlm.teacher_forcing import check_forcing
 from softdecode.vlm.text import load_text_tokenizer, refuse_control_tokens, special_id
 
 IMAGE_START, IMAGE_TOKEN, LINE_END = "<|image start|>", "<|image token|>", "<|extra_200|>"
@@ -61,7 +58,7 @@ class Emu3Tokenizer(EuclideanTokenizer):
         return frames[:, 0]
 
 
-class Emu3Model(nn.Module):
+class Emu3Model(RowVlm):
     """Emu3 as an `ImageTokenModel`.
 
     Args:
@@ -127,49 +124,13 @@ class Emu3Model(nn.Module):
         ids = self.text_tokenizer.encode(text, add_special_tokens=False)
         return [special_id(self.text_tokenizer, "bos_token_id", self.name), *ids]
 
-    @torch.no_grad()
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        sampling: SamplingConfig | None = None,
-        calibration: Calibration | None = None,
-        on_token: Callable[[int, int], None] | None = None,
-        on_logits: Callable[[Tensor], None] | None = None,
-    ) -> TokenDistribution:
-        check_prompts(prompts, seeds)
-        return self._rows().sample(
-            [self.prompt_ids(prompt + self.prompt_suffix) for prompt in prompts],
-            [self.prompt_ids(self.negative_prompt)] * len(prompts),
-            seeds=seeds,
-            sampling=sampling or self.defaults,
-            calibration=calibration,
-            on_token=on_token,
-            on_logits=on_logits,
-        )
+    def conditional_rows(self, prompts: Sequence[str]) -> list[list[int]]:
+        return [self.prompt_ids(prompt + self.prompt_suffix) for prompt in prompts]
 
-    @torch.no_grad()
-    def teacher_force(
-        self,
-        prompts: Sequence[str] | None,
-        tokens: Tensor,
-        *,
-        sampling: SamplingConfig | None = None,
-        calibration: Calibration | None = None,
-    ) -> TokenDistribution:
-        check_forcing(prompts, tokens, self.tokenizer)
-        sampling = sampling or self.defaults
-        empty = [self.prompt_ids(self.negative_prompt)] * len(tokens)
-        if prompts is None:
-            rows, sampling = empty, replace(sampling, guidance_scale=1.0)
-        else:
-            rows = [self.prompt_ids(prompt + self.prompt_suffix) for prompt in prompts]
-        return self._rows().teacher_force(
-            rows, empty, tokens.to(self.device), sampling=sampling, calibration=calibration
-        )
+    def unconditional_rows(self, conditional: Sequence[Sequence[int]]) -> list[list[int]]:
+        return [self.prompt_ids(self.negative_prompt)] * len(conditional)
 
-    def _rows(self) -> RowModel:
+    def row_model(self) -> RowModel:
         return rows_in_vocabulary(
             self.model,
             language=self.model.model.text_model,

@@ -5,24 +5,21 @@ both are avoided here (spec section 6).
 """
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import JanusForConditionalGeneration, PreTrainedTokenizerBase
 
-from softdecode.calibration import Calibration
 from softdecode.errors import SoftDecodeError
 from softdecode.files import read_json
 from softdecode.loading import config_file, load_pretrained, local_folder
-from softdecode.mapping import TokenDistribution
-from softdecode.vlm.base import SamplingConfig, check_prompts
+from softdecode.vlm.base import SamplingConfig
 from softdecode.vlm.janus_official import load_official_janus
 from softdecode.vlm.janus_tokenizer import JanusTokenizer
+from softdecode.vlm.row_vlm import RowVlm
 from softdecode.vlm.rows import RowModel
-from softdecode.vlm.teacher_forcing import check_forcing
 from softdecode.vlm.text import load_text_tokenizer, refuse_control_tokens, special_id
 
 # The conversation, as the authors write it for drawing, without a system prompt: Janus-Pro's, and Janus-1.3B's.
@@ -32,7 +29,7 @@ BEGIN_OF_IMAGE = "<begin_of_image>"
 SAMPLING_FILE = "softdecode_sampling.json"
 
 
-class JanusModel(nn.Module):
+class JanusModel(RowVlm):
     """Janus as an `ImageTokenModel`.
 
     Args:
@@ -117,49 +114,13 @@ class JanusModel(nn.Module):
         """Hidden states [..., D] to logits over the codebook [..., V]."""
         return self.model.model.generation_head(hidden)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        prompts: Sequence[str],
-        *,
-        seeds: Sequence[int],
-        sampling: SamplingConfig | None = None,
-        calibration: Calibration | None = None,
-        on_token: Callable[[int, int], None] | None = None,
-        on_logits: Callable[[Tensor], None] | None = None,
-    ) -> TokenDistribution:
-        check_prompts(prompts, seeds)
-        rows = [self.prompt_ids(prompt) for prompt in prompts]
-        return self._rows().sample(
-            rows,
-            [self.unconditional_ids(row) for row in rows],
-            seeds=seeds,
-            sampling=sampling or self.defaults,
-            calibration=calibration,
-            on_token=on_token,
-            on_logits=on_logits,
-        )
+    def conditional_rows(self, prompts: Sequence[str]) -> list[list[int]]:
+        return [self.prompt_ids(prompt) for prompt in prompts]
 
-    @torch.no_grad()
-    def teacher_force(
-        self,
-        prompts: Sequence[str] | None,
-        tokens: Tensor,
-        *,
-        sampling: SamplingConfig | None = None,
-        calibration: Calibration | None = None,
-    ) -> TokenDistribution:
-        check_forcing(prompts, tokens, self.tokenizer)
-        sampling = sampling or self.defaults
-        rows = [self.prompt_ids(prompt) for prompt in prompts or [""] * len(tokens)]
-        empty = [self.unconditional_ids(row) for row in rows]
-        if prompts is None:
-            rows, sampling = empty, replace(sampling, guidance_scale=1.0)
-        return self._rows().teacher_force(
-            rows, empty, tokens.to(self.device), sampling=sampling, calibration=calibration
-        )
+    def unconditional_rows(self, conditional: Sequence[Sequence[int]]) -> list[list[int]]:
+        return [self.unconditional_ids(row) for row in conditional]
 
-    def _rows(self) -> RowModel:
+    def row_model(self) -> RowModel:
         return RowModel(
             language=self.model.model.language_model,
             config=self.model.config.text_config,

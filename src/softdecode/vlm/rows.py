@@ -167,7 +167,8 @@ class RowModel:
         guided = sampling.guidance_scale != 1
         batch = len(conditional)
         prompts = [*conditional, *unconditional] if guided else conditional
-        ids, mask = padded_rows(prompts, self.fill, tokens.device)
+        ids, mask = padded_rows(prompts, self.fill, self.language.get_input_embeddings().weight.device)
+        tokens = tokens.to(ids.device)
         read = tokens.flatten(1)[:, :-1].unbind(1)
         pieces = [self.embed(column, drawn) for drawn, column in enumerate(read, 1)]
         ends = [0, *itertools.accumulate(piece.shape[1] for piece in pieces)]  # where each token is predicted

@@ -13,9 +13,8 @@ from softdecode.images import to_unit_range
 from softdecode.loading import load_pretrained, save_quietly
 from softdecode.training.jobs.job import EmojiJob
 from softdecode.training.vlm import VlmConfig, VlmTask, build_vlm, train_text_tokenizer
-from softdecode.vlm.base import SamplingConfig, nearest_tokens
+from softdecode.vlm.base import ImageTokenizer, SamplingConfig, nearest_tokens
 from softdecode.vlm.janus import SAMPLING_FILE, JanusModel
-from softdecode.vlm.janus_tokenizer import JanusTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ class VlmJob(EmojiJob):
 
 
 @torch.no_grad()
-def encode_tokens(tokenizer: JanusTokenizer, images: Tensor, batch_size: int = 64) -> Tensor:
+def encode_tokens(tokenizer: ImageTokenizer, images: Tensor, batch_size: int = 64) -> Tensor:
     """Image tokens [M, h, w] int64 of pictures [M, 3, H, W] uint8."""
     parts = [tokenizer.features(to_unit_range(part)) for part in images.split(batch_size)]
     return torch.cat([nearest_tokens(part, tokenizer.codebook) for part in parts])

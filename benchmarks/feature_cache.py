@@ -6,20 +6,24 @@ The embedded decoders are trained on pictures of noise, three ways in turn: feat
 step (VQ tokenizer, VAE, drafts); and, of a cached step, the mapping of logits alone (LCDM). Ratios are within one run.
 """
 
-import argparse
-import json
 import platform
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import tyro
 from PIL import Image
 
+from softdecode.base import load_base
 from softdecode.data.picture_sets import SourcePictures
 from softdecode.data.sources import CorruptPictures, PictureTransform, open_source
 from softdecode.decoder import DistributionDecoder
+from softdecode.errors import SoftDecodeError
+from softdecode.files import write_json
 from softdecode.models import DEFAULT_VLM, EMBEDDED
 from softdecode.provenance import provenance
 from softdecode.seeds import generator_for
@@ -33,32 +37,35 @@ from softdecode.vlm.registry import load_vlm
 VARIANTS = ("soft", "joint")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batch-size", type=int, default=64, help="a multiple of 2 (default 64)")
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each kind; medians are printed (default 5)")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args()
-    if options.batch_size < 2 or options.batch_size % 2 or options.rounds < 1:
-        parser.error("the batch size must be a multiple of 2, and there must be at least one round")
-    with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), options.batch_size, options.rounds)
-    print(f"with the cache     {figures['cached_images_per_second']:8.1f} images/s")
-    print(f"without            {figures['live_images_per_second']:8.1f} images/s")
-    print(f"cache over none    {figures['speedup']:8.2f}")
-    print(f"LCDM in a step     {figures['lcdm_share']:8.1%}")
-    if options.json is not None:
-        record = {"command": "benchmark feature cache", **figures, "provenance": provenance()}
-        options.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+@dataclass(frozen=True, kw_only=True)
+class FeatureCacheBenchmark:
+    """Time training steps of the embedded decoders, soft and joint, on pictures of noise."""
+
+    batch_size: int = 64
+    """Pictures in a step, a multiple of 2."""
+    rounds: int = 5
+    """Timed steps of each kind; one more before them warms up."""
+    json: Path | None = None
+    """File for the figures, which are printed in any case."""
+
+    def run(self) -> None:
+        if self.batch_size < 2 or self.batch_size % 2 or self.rounds < 1:
+            raise SoftDecodeError("--batch-size must be a multiple of 2, and --rounds at least 1")
+        with tempfile.TemporaryDirectory() as folder:
+            figures = measure(Path(folder), self.batch_size, self.rounds)
+        print(f"with the cache     {figures['cached_images_per_second']:8.1f} images/s")
+        print(f"without            {figures['live_images_per_second']:8.1f} images/s")
+        print(f"cache over none    {figures['speedup']:8.2f}")
+        print(f"LCDM in a step     {figures['lcdm_share']:8.1%}")
+        if self.json is not None:
+            write_json(self.json, {"command": "benchmark feature cache", **figures, "provenance": provenance()})
 
 
-def measure(folder: Path, batch_size: int, rounds: int) -> dict[str, float | int | str]:
+def measure(folder: Path, batch_size: int, rounds: int) -> dict[str, Any]:
     """Medians over the rounds, in seconds and images per second."""
     vlm = load_vlm(DEFAULT_VLM)
-    decoders = {name: DistributionDecoder.from_pretrained(EMBEDDED / "decoders" / VARIANTS[0]) for name in VARIANTS[:1]}
-    base = decoders[VARIANTS[0]].base
-    for name in VARIANTS[1:]:
-        decoders[name] = DistributionDecoder.from_pretrained(EMBEDDED / "decoders" / name, base=base)
+    base = load_base(EMBEDDED / "base")
+    decoders = {name: DistributionDecoder.from_pretrained(EMBEDDED / "decoders" / name, base=base) for name in VARIANTS}
     base.transformer.requires_grad_(True)
     encoder = FeatureEncoder(tokenizer=vlm.tokenizer, vae=base.vae)
     source = open_source(
@@ -132,4 +139,4 @@ def timed_mapping(task: DecoderTask, step: int, batch_size: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(FeatureCacheBenchmark).run()

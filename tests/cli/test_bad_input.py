@@ -330,7 +330,7 @@ def tiny(case):
 
 
 def test_what_cannot_be_trained(case, assert_refused):
-    assert_refused("train", "unet", words="unknown job 'unet'; expected tokenizer, vae, vlm, decoder")
+    assert_refused("train", "unet", words="unknown job 'unet'; expected tokenizer, vae, vlm, vq-decoder, decoder")
     assert_refused("train", "vae", "--preset", "huge", words="unknown preset 'huge'; expected embedded, tiny")
 
 

@@ -8,15 +8,17 @@ import torch
 from safetensors.torch import load_file
 
 from softdecode.training.export import model_card, training_seconds
-from softdecode.training.jobs import VARIANTS
+from softdecode.training.presets import PRESETS
 from softdecode.vlm.registry import load_vlm
+
+TRAINED = PRESETS["tiny"]["decoder"]().variants
 
 
 def test_the_layout(stack):
     assert {path.name for path in stack.exported.iterdir()} == {"vlm", "base", "decoders", "README.md"}
-    assert {path.name for path in stack.decoders.iterdir()} == set(VARIANTS)
+    assert {path.name for path in stack.decoders.iterdir()} == set(TRAINED)
     assert {path.name for path in (stack.exported / "base").iterdir()} == {"transformer", "vae"}
-    for name in VARIANTS:
+    for name in TRAINED:
         files = {path.name for path in (stack.decoders / name).iterdir()}
         assert files == {"README.md", "config.json", "calibration.json", "model.safetensors"}
         config = json.loads((stack.decoders / name / "config.json").read_text())

@@ -45,8 +45,8 @@ def test_help_names_the_ranges_of_counts(softdecode, command):
     text = " ".join(softdecode(*command.split(), "--help").out.split())
     options = {part.split()[0]: part for part in re.split(r" (?=--[a-z])", text)}
     counts = {"--steps", "--batch-size", "--draws", "--encodes", "--limit", "--prompts"} & options.keys()
-    if command in ("calibrate", "evaluate draw"):
-        counts.remove("--prompts")  # a file
+    if command in ("calibrate", "evaluate draw", "reconstruct"):
+        counts.remove("--prompts")  # a file, or captions
     assert [option for option in sorted(counts) if ">= " not in options[option]] == []
 
 

@@ -10,14 +10,16 @@ from safetensors.torch import load_file
 from softdecode.calibration import Calibration
 from softdecode.data.emoji import load_emoji
 from softdecode.decoder import DistributionDecoder
-from softdecode.files import tensor_sha256
+from softdecode.files import read_json, tensor_sha256
 from softdecode.images import to_unit_range
 from softdecode.latents import encode_images
 from softdecode.training.jobs import VARIANTS
+from softdecode.training.presets import PRESETS
 from softdecode.vlm.base import SamplingConfig
 from softdecode.vlm.registry import load_vlm
 
 JOBS = ("tokenizer", "vae", "vlm", "decoder")
+TRAINED = PRESETS["tiny"]["decoder"]().variants
 
 
 def record_of(stack, job):
@@ -97,8 +99,9 @@ def test_the_vlm_has_the_tokenizers_codebook_and_its_sampling_settings(stack):
 def test_decoders_are_calibrated_as_their_names_say(stack):
     fitted = Calibration.load(stack.runs / "calibration" / "calibration.json")
     folder = stack.runs / "decoder" / "model" / "decoders"
-    assert {path.name for path in folder.iterdir()} == set(VARIANTS)
-    for name, variant in VARIANTS.items():
+    assert {path.name for path in folder.iterdir()} == set(TRAINED)
+    for name in TRAINED:
+        variant = VARIANTS[name]
         decoder = DistributionDecoder.from_pretrained(folder / name)
         assert decoder.config.mode == variant.mode
         assert decoder.config.steps == 2
@@ -112,7 +115,7 @@ def test_decoders_are_calibrated_as_their_names_say(stack):
 
 def test_decoders_differ_in_their_conditions_and_share_their_base(stack):
     folder = stack.runs / "decoder" / "model"
-    weights = {name: load_file(folder / "decoders" / name / "model.safetensors") for name in VARIANTS}
+    weights = {name: load_file(folder / "decoders" / name / "model.safetensors") for name in TRAINED}
     for name, tensors in weights.items():
         assert not [key for key in tensors if key.startswith("transformer.")]
         assert tensors["condition.projection.weight"].abs().max() > 0, f"{name} was trained"
@@ -120,10 +123,12 @@ def test_decoders_differ_in_their_conditions_and_share_their_base(stack):
 
 
 def test_features_are_computed_once(stack, softdecode, tmp_path):
-    """A second run on the same pictures and encoders reads the first one's file."""
+    """A second run on the same pictures and encoders reads the first one's files."""
     data = shutil.copytree(stack.data, tmp_path / "data")
-    (features,) = data.glob("features-*.safetensors")
-    before = features.stat().st_mtime_ns
+    folders = data.glob("features/features-*")
+    (features,) = (folder for folder in folders if read_json(folder / "identity.json")["encoder"]["vlm"] is None)
+    shards = {path.name: path.stat().st_mtime_ns for path in features.iterdir()}
+    caches = {path.name for path in features.parent.iterdir()}
     runs = stack.runs
     result = softdecode(
         *("train", "decoder", "--preset", "tiny", "--data", data, "--output", tmp_path / "run", "--loop.steps", 1),
@@ -131,5 +136,5 @@ def test_features_are_computed_once(stack, softdecode, tmp_path):
         *("--calibration", runs / "calibration" / "calibration.json", "--loop.precision", "fp32"),
     )
     assert result.code == 0
-    assert [path.name for path in data.glob("features-*")] == [features.name]
-    assert features.stat().st_mtime_ns == before
+    assert {path.name for path in features.parent.iterdir()} == caches
+    assert {path.name: path.stat().st_mtime_ns for path in features.iterdir()} == shards

@@ -1,5 +1,6 @@
 """The network of published FIDs: Inception-v3 of 2015, by torch-fidelity."""
 
+import importlib
 import io
 from pathlib import Path
 
@@ -32,7 +33,8 @@ class InceptionV3(nn.Module):
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
         try:
-            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+            # By name, since the package is in no environment that types are checked in.
+            extractor = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
         except (ImportError, RuntimeError) as error:  # a torchvision of another torch raises RuntimeError
             raise SoftDecodeError(
                 f"the extractor inception-v3 needs torch-fidelity, and a torchvision that fits torch ({error}): "
@@ -45,7 +47,9 @@ class InceptionV3(nn.Module):
         torch.save(tensors, copy)
         copy.seek(0)
         try:
-            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=copy)
+            network = extractor.FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=copy
+            )
         except RuntimeError as error:
             first = str(error).splitlines()[0]
             raise SoftDecodeError(f"{path} does not hold the weights of FID's Inception-v3: {first}") from error

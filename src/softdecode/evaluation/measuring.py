@@ -1,6 +1,6 @@
 """How pictures are measured, and what remains of them: features and a few numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,8 +13,7 @@ from softdecode.evaluation.pairs import psnr, ssim
 from softdecode.evaluation.pictures import Pictures
 from softdecode.evaluation.processes import ALONE, Processes
 from softdecode.evaluation.sinks import PictureSink
-
-Progress = Callable[[str, int, int], None]
+from softdecode.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,10 +47,11 @@ class EncodedBatch(DecodableBatch):
         self.captions = None if captions is None else captions[part]
         self.images = to_unit_range(originals)
         self.features = tokenizer.features(self.images)
+        self._tokens = nearest_tokens(self.features, tokenizer.codebook)
 
     @property
     def tokens(self) -> Tensor:
-        return nearest_tokens(self.features, self.tokenizer.codebook)
+        return self._tokens
 
     def proxy(self, calibration: Calibration) -> TokenDistribution:
         """The encoder's belief under a calibration."""

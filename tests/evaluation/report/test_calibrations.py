@@ -92,3 +92,14 @@ def test_a_broken_file_is_refused(write):
     sources = find_sources([write("calibration.json", {"format": "softdecode-calibration-1", "kappa": 1.0})])
     with pytest.raises(SoftDecodeError, match="not a whole calibration file"):
         read_fits(sources)
+
+
+def test_a_fit_to_stated_statistics_is_no_table_but_no_error_either(write):
+    stated = Calibration(**{**vars(FITTED), "target": None})
+    record = {"command": "calibrate", "calibration": {"kappa": 30.0}, "reached": {"top1": 0.23}, "protocol": {}}
+    paths = [write("calibration.json", file_of(stated)), write("result.json", record)]
+    fits, warnings = read_fits(find_sources(paths))
+    assert fits == []
+    assert [warning.partition(" was ")[2] for warning in warnings] == [
+        "fitted to stated statistics, so that Table 1 has no VLM to show"
+    ] * 2

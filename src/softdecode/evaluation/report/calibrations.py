@@ -11,6 +11,8 @@ from softdecode.evaluation.report.caption import inputs_of
 from softdecode.evaluation.report.inputs import Source
 from softdecode.evaluation.report.table import ReportTable
 
+_STATED = "{} was fitted to stated statistics, so that Table 1 has no VLM to show"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
@@ -41,11 +43,15 @@ def read_fits(sources: Iterable[Source]) -> tuple[list[Fit], list[str]]:
     fits, records, warnings = [], [], []
     for source in sources:
         if source.content.get("command") == "calibrate":
-            records.append(_from_record(source))
+            if "reached" in source.content:
+                warnings.append(_STATED.format(source.path))
+            else:
+                records.append(_from_record(source))
             continue
         calibration = Calibration.load(source.path)
         if calibration.target is None or calibration.raw is None or calibration.reached is None:
-            warnings.append(f"{source.path} was set by hand and has no statistics to show")
+            by_hand = "{} was set by hand and has no statistics to show"
+            warnings.append((by_hand if calibration.reached is None else _STATED).format(source.path))
             continue
         rows = table1(calibration)
         kappa, epsilon = calibration.kappa, calibration.epsilon

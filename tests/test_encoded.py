@@ -60,6 +60,14 @@ def test_a_teacher_forced_decoder_gets_the_vlms_belief_about_the_nearest_tokens(
     assert given is calibration
 
 
+def test_a_picture_without_a_caption_gets_the_unconditional_belief(tokenizer, features, calibration):
+    vlm = Vlm()
+    encoded_distribution(features, tokenizer, Decoder("teacher-forced", calibration), vlm=vlm, prompts=[None, "b"])
+    asked, tokens, _ = vlm.asked  # the last pass
+    assert asked is None
+    assert torch.equal(tokens, nearest_tokens(features[:1], tokenizer.codebook))
+
+
 def test_a_teacher_forced_decoder_needs_a_vlm(tokenizer, features, calibration):
     with pytest.raises(SoftDecodeError, match="its tokenizer alone"):
         encoded_distribution(features, tokenizer, Decoder("teacher-forced", calibration))

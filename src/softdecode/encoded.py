@@ -9,6 +9,7 @@ from softdecode.decoder import DistributionDecoder
 from softdecode.errors import SoftDecodeError
 from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import ImageTokenizer, ImageTokenModel, nearest_tokens
+from softdecode.vlm.teacher_forcing import belief_about
 
 
 def encoded_distribution(
@@ -17,7 +18,7 @@ def encoded_distribution(
     decoder: DistributionDecoder,
     *,
     vlm: ImageTokenModel | None = None,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[str | None] | None = None,
 ) -> TokenDistribution:
     """The calibrated proxy, or the VLM's own belief for decoders that were trained with teacher forcing.
 
@@ -26,7 +27,7 @@ def encoded_distribution(
         tokenizer: of the VLM.
         decoder: whose source and calibration decide.
         vlm: for the VLM's belief.
-        prompts: B captions, for the VLM's belief; the unconditional one where None.
+        prompts: B captions, for the VLM's belief, which is the unconditional one where they, or one of them, are None.
 
     Raises:
         SoftDecodeError: the decoder needs a VLM, and there is none.
@@ -36,4 +37,4 @@ def encoded_distribution(
         return proxy_distribution(features, codebook, decoder.calibration)
     if vlm is None:
         raise SoftDecodeError("this decoder was trained on the VLM's own beliefs, and its tokenizer alone is given")
-    return vlm.teacher_force(prompts, nearest_tokens(features, codebook), calibration=decoder.calibration)
+    return belief_about(vlm, nearest_tokens(features, codebook), prompts, calibration=decoder.calibration)

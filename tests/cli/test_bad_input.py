@@ -275,9 +275,9 @@ def test_material_for_calibration(case, assert_refused):
     vlm, prompts = ["--model", case.stack.vlm], case.text("a\nb\n")
     usual = [*vlm, "--draws", 2, "--prompts", prompts]
     assert_refused("calibrate", *vlm, "--prompts", prompts, words="--prompts and --images go together")
-    assert_refused("calibrate", *usual, "--images", case.folder / "nothing", words="cannot read the folder")
-    assert_refused("calibrate", *usual, "--images", prompts, words="cannot read the folder")
-    assert_refused("calibrate", *usual, "--images", case.stack.vlm, words="holds no pictures")
+    assert_refused("calibrate", *usual, "--images", case.folder / "nothing", words="is no source of pictures")
+    assert_refused("calibrate", *usual, "--images", prompts, words="is no source of pictures")
+    assert_refused("calibrate", *usual, "--images", case.stack.vlm, words="holds no picture")
     pictures = case.picture().parent
     assert_refused("calibrate", *usual, "--draws", 3, "--images", pictures, words="holds 2 prompts, 3 were asked for")
     missing = [*vlm, "--prompts", case.folder / "nothing.txt", "--images", pictures]

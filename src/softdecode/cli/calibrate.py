@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -15,19 +14,17 @@ from softdecode.calibration import Calibration, CalibrationTarget, fit_calibrati
 from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive, parse
 from softdecode.data.emoji import load_emoji
 from softdecode.data.prompts import held_in_prompts, read_prompts
-from softdecode.data.sources import CorruptPictures, PictureTransform, open_source
+from softdecode.data.sources import CorruptPictures, PictureTransform, open_source, some_pictures
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.calibration_report import profile_plot, table1
 from softdecode.files import staged_files, tensor_sha256, write_json, write_text
-from softdecode.images import read_image, to_unit_range
+from softdecode.images import to_unit_range
 from softdecode.mapping import log_probabilities
 from softdecode.progress import Bars, progress_bars
 from softdecode.provenance import provenance
 from softdecode.statistics import StatisticsAccumulator, TokenStatistics
 from softdecode.training.jobs import DEFAULT_DATA
 from softdecode.vlm.base import ImageTokenModel, SamplingConfig
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +41,9 @@ class Calibrate:
     """Folder for the results."""
     prompts: Path | None = None
     """File of prompts, a line each, or JSON lines with a field "prompt"."""
-    images: Path | None = None
-    """Folder of pictures to encode, or .tar files as train-{000..004}.tar; resized and centre-cropped."""
+    images: str | None = None
+    """Pictures to encode: a folder, .tar files as train-{000..004}.tar, hf:NAME or hf-stream:NAME (see docs/data.md);
+    resized and centre-cropped. Evenly spaced ones of a folder or hf:, else the first."""
     target_entropy: float | None = None
     """Mean normalised entropy to reach, in [0, 1], in place of a VLM's."""
     target_top1: float | None = None
@@ -136,15 +134,9 @@ class Calibrate:
                 )
             places = torch.linspace(0, len(data) - 1, min(self.encodes, len(data))).round().long()
             return to_unit_range(data.images[places])
-        if self.images.suffix == ".tar":
-            source = open_source(str(self.images), transform=PictureTransform(size, allow_upscale=True))
-            corrupt = CorruptPictures(self.output / "unusable.jsonl", limit=0.0, minimum=0)
-            found = list(islice(source.samples(corrupt), self.encodes))
-            return to_unit_range(torch.stack([sample.image for sample in found]))
-        files = sorted(path for path in _files(self.images) if path.suffix.lower() in _SUFFIXES)[: self.encodes]
-        if not files:
-            raise SoftDecodeError(f"{self.images} holds no pictures; expected PNG, JPEG or WebP files")
-        return torch.stack([read_image(path, size, resize=True) for path in files])
+        source = open_source(self.images, transform=PictureTransform(size, allow_upscale=True))
+        corrupt = CorruptPictures(self.output / "unusable.jsonl", limit=0.0, minimum=0)
+        return to_unit_range(some_pictures(source, corrupt, self.encodes).images)
 
     def _write(self, calibration: Calibration, prompts: list[str]) -> None:
         assert calibration.raw is not None
@@ -173,13 +165,6 @@ class Calibrate:
             if drawn
             else f"normalised entropy {reached.entropy:.4f}, top-1 {reached.top1:.4f}, top-2 {reached.top2:.4f}"
         )
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        return [path for path in folder.iterdir() if path.is_file()]
-    except OSError as error:
-        raise SoftDecodeError(f"cannot read the folder {folder}: {error.strerror}") from error
 
 
 def main(arguments: list[str]) -> None:

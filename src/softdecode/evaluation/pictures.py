@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from softdecode.data.emoji import load_emoji
-from softdecode.data.picture_sets import SourcePictures
-from softdecode.data.sources import CorruptPictures, PictureTransform, open_source
+from softdecode.data.picture_sets import PictureBatch, SourcePictures
+from softdecode.data.sources import CorruptPictures, PictureTransform, SourceOptions
 
 EMOJI_RESIZER = "none: pictures are 64 px as published (fluent: Lanczos from 256 px)"
 
@@ -25,20 +25,33 @@ class Pictures(Protocol):
         ...
 
 
+class Captions(Protocol):
+    """The captions of `Pictures`; a list is one."""
+
+    def __getitem__(self, part: slice, /) -> Sequence[str | None]:
+        """Those of a slice of the pictures."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPictures:
     """Pictures to reconstruct, and what a result file says of them.
 
     Attributes:
         images: the originals.
-        captions: one for each; None where there are none.
+        captions: of slices, one for each picture, None where it has none.
         description: plain JSON for the protocol: `reference` (what they are), `data_sha256`, `whole_split` (whether
             they are all there are), `resizer` and `crop` (how they got their size).
     """
 
     images: Pictures
-    captions: Sequence[str] | None
+    captions: Captions
     description: dict[str, object]
+
+    def labels(self, places: Sequence[int]) -> list[str]:
+        """What pictures are called in a contact sheet: by captions that are held, else by their places."""
+        held = self.captions if isinstance(self.captions, list) else None
+        return [str(place) if held is None else held[place] for place in places]
 
 
 def emoji_test_pictures(folder: Path, limit: int | None = None) -> EvaluationPictures:
@@ -68,36 +81,61 @@ def emoji_test_pictures(folder: Path, limit: int | None = None) -> EvaluationPic
 
 
 class _ReadPictures:
-    """A picture set as `Pictures`."""
+    """A picture set as `Pictures`, and its captions; the last part that was asked for is held."""
 
     def __init__(self, pictures: SourcePictures) -> None:
         self._pictures = pictures
+        self._held: tuple[slice, PictureBatch] | None = None
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, part: slice, /) -> Tensor:
-        return self._pictures.read(part.start or 0, len(self) if part.stop is None else part.stop).images
+        return self.read(part).images
+
+    def read(self, part: slice) -> PictureBatch:
+        if self._held is None or self._held[0] != part:
+            stop = len(self) if part.stop is None else part.stop
+            self._held = part, self._pictures.read(part.start or 0, stop)
+        return self._held[1]
 
 
-def source_pictures(spec: str, size: tuple[int, int], output: Path, limit: int | None = None) -> EvaluationPictures:
-    """The pictures of a source, read as they are needed, or the first `limit` of them; without captions.
+class _ReadCaptions:
+    """The captions of the same pictures, which come with them."""
+
+    def __init__(self, pictures: _ReadPictures) -> None:
+        self._pictures = pictures
+
+    def __getitem__(self, part: slice, /) -> Sequence[str | None]:
+        return self._pictures.read(part).captions
+
+
+def source_pictures(
+    spec: str,
+    size: tuple[int, int],
+    output: Path,
+    limit: int | None = None,
+    options: SourceOptions | None = None,
+) -> EvaluationPictures:
+    """The pictures of a source, read as they are needed, or the first `limit` of them.
 
     Args:
         spec: see `open_source`.
         size: (height, width) that they are brought to.
         output: folder for the list of pictures that cannot be used, each of which is an error here.
         limit: at least 1; all where None.
+        options: how the source is read.
 
     Raises:
         SoftDecodeError: no such source.
     """
     transform = PictureTransform(size)
     corrupt = CorruptPictures(output / "unusable.jsonl", limit=0.0, minimum=0)
-    pictures = SourcePictures(open_source(spec, transform=transform), corrupt, limit)
+    pictures = SourcePictures((options or SourceOptions()).open(spec, transform), corrupt, limit)
+    read = _ReadPictures(pictures)
     return EvaluationPictures(
-        images=_ReadPictures(pictures),
-        captions=None,
+        images=read,
+        captions=_ReadCaptions(read),
         description={
             "reference": "the originals",
             "source": spec,

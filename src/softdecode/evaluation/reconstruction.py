@@ -16,7 +16,7 @@ from softdecode.encoded import encoded_distribution
 from softdecode.evaluation.contenders import Contender, DecodableBatch, decoder_contenders, vq_contenders
 from softdecode.evaluation.measurement import Measurement, Task, measure
 from softdecode.evaluation.measuring import Measuring
-from softdecode.evaluation.pictures import Pictures
+from softdecode.evaluation.pictures import Captions, Pictures
 from softdecode.evaluation.rows import BitRates
 from softdecode.images import to_uint8, to_unit_range
 from softdecode.latents import decode_latents, encode_images
@@ -31,7 +31,8 @@ class EncodedBatch(DecodableBatch):
         part: the originals' places.
         originals: [b, 3, H, W] uint8.
         tokenizer: of the VLM.
-        vlm, captions: for decoders that were trained on the VLM's own beliefs; captions of all originals.
+        vlm, captions: for decoders that were trained on the VLM's own beliefs; captions of all originals, of which
+            those that are None, or all where it is None, stand for the unconditional belief.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class EncodedBatch(DecodableBatch):
         originals: Tensor,
         tokenizer: ImageTokenizer,
         vlm: ImageTokenModel | None = None,
-        captions: Sequence[str] | None = None,
+        captions: Captions | None = None,
     ) -> None:
         super().__init__(part, tokenizer)
         self.vlm = vlm
@@ -72,7 +73,7 @@ def evaluate_reconstruction(
     steps: Sequence[int],
     seed: int = 0,
     vlm: ImageTokenModel | None = None,
-    captions: Sequence[str] | None = None,
+    captions: Captions | None = None,
     tuned: ImageTokenizer | None = None,
 ) -> Measurement:
     """Decode the originals in every way and measure.

@@ -16,6 +16,7 @@ from softdecode.latents import encode_images
 from softdecode.training.augment import corrupt_tokens
 from softdecode.training.features import STORED_DTYPES, Features
 from softdecode.vlm.base import ImageTokenizer, ImageTokenModel, SamplingConfig, nearest_tokens
+from softdecode.vlm.teacher_forcing import belief_about
 
 _VERSION = 5  # raise it when the arithmetic changes
 
@@ -76,7 +77,8 @@ class FeatureEncoder:
         if self.drafts:
             found["drafts"] = self._latents(to_unit_range(self._pictures(tokens)))
         if self.vlm is not None:
-            found |= self._beliefs(self.vlm, tokens, captions)
+            belief = belief_about(self.vlm, tokens, captions, sampling=self.sampling)
+            found |= {"belief_codes": belief.codes, "belief_uncertainty": belief.uncertainty}
         return Features(**{name: value.cpu().to(STORED_DTYPES[name]).contiguous() for name, value in found.items()})
 
     # Latents and drafts are kept in bfloat16, so they are computed in it.
@@ -88,19 +90,6 @@ class FeatureEncoder:
     def _latents(self, unit: Tensor) -> Tensor:
         with torch.autocast(self.vae.device.type, torch.bfloat16):
             return encode_images(self.vae, unit)
-
-    def _beliefs(self, vlm: ImageTokenModel, tokens: Tensor, captions: Sequence[str | None]) -> dict[str, Tensor]:
-        """The VLM's beliefs, those with a caption and those without in a pass each."""
-        codes = torch.empty(*tokens.shape, self.tokenizer.codebook.shape[-1])
-        uncertainty = torch.empty(*tokens.shape, 4)
-        for with_caption in (True, False):
-            places = [place for place, caption in enumerate(captions) if (caption is not None) == with_caption]
-            if not places:
-                continue
-            prompts = [str(captions[place]) for place in places] if with_caption else None
-            belief = vlm.teacher_force(prompts, tokens[places], sampling=self.sampling)
-            codes[places], uncertainty[places] = belief.codes.float().cpu(), belief.uncertainty.float().cpu()
-        return {"belief_codes": codes, "belief_uncertainty": uncertainty}
 
 
 def module_sha256(model: object) -> str:

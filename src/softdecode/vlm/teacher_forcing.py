@@ -12,7 +12,7 @@ from torch import Tensor
 from softdecode.calibration import Calibration
 from softdecode.errors import SoftDecodeError
 from softdecode.mapping import TokenDistribution, map_logits
-from softdecode.vlm.base import ImageTokenizer, SamplingConfig
+from softdecode.vlm.base import ImageTokenizer, ImageTokenModel, SamplingConfig
 from softdecode.vlm.sampling import tempered
 
 _POSITIONS_AT_ONCE = 64  # logits of so many tokens of each image exist at a time
@@ -45,6 +45,44 @@ def map_forced(
         tokens=tokens,
         codes=torch.cat([part.codes for part in parts], dim=2).view(*tokens.shape, -1),
         uncertainty=torch.cat([part.uncertainty for part in parts], dim=2).view(*tokens.shape, -1),
+    )
+
+
+def belief_about(
+    vlm: ImageTokenModel,
+    tokens: Tensor,
+    captions: Sequence[str | None] | None,
+    *,
+    sampling: SamplingConfig | None = None,
+    calibration: Calibration | None = None,
+) -> TokenDistribution:
+    """`ImageTokenModel.teacher_force` of images of which some have no caption: their belief is the unconditional one.
+
+    Args:
+        vlm: whose belief; its device has the result.
+        tokens: [B, h, w] int64, the images.
+        captions: B captions, each may be None; None for none at all.
+        sampling, calibration: see `ImageTokenModel.teacher_force`.
+
+    Raises:
+        SoftDecodeError: another number of captions, or what `teacher_force` refuses.
+    """
+    captions = [None] * len(tokens) if captions is None else captions
+    if len(captions) != len(tokens):
+        raise SoftDecodeError(f"{len(tokens)} images need as many captions, or none at all, got {len(captions)}")
+    captioned = [place for place, caption in enumerate(captions) if caption is not None]
+    others = [place for place, caption in enumerate(captions) if caption is None]
+    prompts = [caption for caption in captions if caption is not None]
+    parts = [
+        vlm.teacher_force(asked, tokens[places], sampling=sampling, calibration=calibration)
+        for places, asked in ((captioned, prompts), (others, None))
+        if places
+    ]
+    order = torch.tensor([*captioned, *others]).argsort()
+    return TokenDistribution(
+        tokens=tokens,
+        codes=torch.cat([part.codes for part in parts])[order],
+        uncertainty=torch.cat([part.uncertainty for part in parts])[order],
     )
 
 

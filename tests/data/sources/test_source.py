@@ -6,7 +6,8 @@ from itertools import chain, islice
 import pytest
 import torch
 
-from softdecode.data.sources import CorruptPictures, PictureTransform, load_pictures, open_source
+from softdecode.data.sources import CorruptPictures, PictureTransform, load_pictures, open_source, some_pictures
+from softdecode.data.sources.source import NumberedSource
 from softdecode.errors import SoftDecodeError
 
 from .conftest import DAMAGED, pictures, write_tars
@@ -152,6 +153,21 @@ def test_nothing_usable_cannot_be_held(make_spec, options, corrupt):
     source = open_source(make_spec(pictures(3, damaged=(0, 1, 2))), **options)
     with pytest.raises(SoftDecodeError, match="has 0 usable pictures, at least one"):
         load_pictures(source, corrupt)
+
+
+def test_some_pictures_are_spread_over_what_can_be_read_at_once(make_spec, options, corrupt):
+    """A folder's first pictures may be all of one class; tars and streams are read from the start."""
+    source = open_source(make_spec(pictures(COUNT)), **options)
+    colours = some_pictures(source, corrupt, 3).images[:, 0, 0, 0].tolist()
+    assert colours == ([0, 6, 12] if isinstance(source, NumberedSource) else [0, 1, 2])
+    assert some_pictures(source, corrupt, 100).images.shape[0] == COUNT - 1
+    assert corrupt.skipped == 1
+
+
+def test_some_pictures_may_not_be_unusable(make_spec, options, tmp_path):
+    source = open_source(make_spec(pictures(COUNT, damaged=(0,))), **options)
+    with pytest.raises(SoftDecodeError, match="1 of 1 pictures could not be used"):
+        some_pictures(source, CorruptPictures(tmp_path / "list.jsonl", limit=0.0, minimum=0), 3)
 
 
 def test_identity_is_that_of_content_and_transform(make_spec, options):

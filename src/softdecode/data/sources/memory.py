@@ -1,5 +1,6 @@
 """Small sets of pictures, held in memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 from softdecode.data.sources.corrupt import CorruptPictures
-from softdecode.data.sources.source import PictureSource
+from softdecode.data.sources.picture import Sample
+from softdecode.data.sources.source import NumberedSource, PictureSource
 from softdecode.errors import SoftDecodeError
 from softdecode.files import tensor_sha256
 
@@ -45,6 +47,33 @@ def load_pictures(source: PictureSource, corrupt: CorruptPictures, limit: int | 
         wanted = "at least one" if limit is None else str(limit)
         listed = f"; {corrupt.path} lists the others with reasons" if corrupt.skipped else ""
         raise SoftDecodeError(f"the source has {len(samples)} usable pictures, {wanted} were asked for{listed}")
+    return _held(samples)
+
+
+def some_pictures(source: PictureSource, corrupt: CorruptPictures, count: int) -> Pictures:
+    """At most `count` pictures to learn statistics from: evenly spaced where any record can be read at once, since a
+    folder's first pictures are often all of one class; the first ones of tars and streamed sets.
+
+    Raises:
+        SoftDecodeError: too many cannot be used, or none can.
+    """
+    if not isinstance(source, NumberedSource) or len(source) <= count:
+        samples = list(islice(source.samples(corrupt), count))
+    else:
+        samples = []
+        for number in torch.linspace(0, len(source) - 1, count).round().long().tolist():
+            outcome = source.decode(source.record(number), number)
+            if isinstance(outcome, Sample):
+                corrupt.accept()
+                samples.append(outcome)
+            else:
+                corrupt.skip(outcome.key, outcome.reason)
+    if not samples:
+        raise SoftDecodeError(f"none of the source's pictures can be used; {corrupt.path} lists them with reasons")
+    return _held(samples)
+
+
+def _held(samples: Sequence[Sample]) -> Pictures:
     images = torch.stack([sample.image for sample in samples])
     return Pictures(
         images=images,

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 
-from softdecode.data.sources.corrupt import CorruptPictures
 from softdecode.data.sources.memory import Pictures, load_pictures
-from softdecode.data.sources.open import open_source
-from softdecode.data.sources.picture import PictureTransform
 from softdecode.training.augment import Augmentation
 from softdecode.training.jobs.job import EmojiJob
+from softdecode.training.jobs.sources import SourceJob
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureJob(EmojiJob):
+class PictureJob(EmojiJob, SourceJob):
     """A job that is taught by pictures, held in memory: the emoji, or those of a source."""
 
     images: str | None = None
@@ -19,10 +17,6 @@ class PictureJob(EmojiJob):
     of the training split where absent."""
     image_size: int = 64
     """Side in pixels: the short side of a source's pictures is resized to it, and the centre cropped."""
-    allow_upscale: bool = False
-    """Enlarge smaller pictures of a source; otherwise they are left out, and listed."""
-    corrupt_limit: float = 0.01
-    """Largest share of pictures that cannot be used; more of them stop the run. `unusable.jsonl` lists them."""
     augmentation: Augmentation | None = None
     """none, mirror (half of the pictures) or emoji (mirrored, shifted on white, colours permuted); where absent, emoji
     for the emoji and mirror for a source."""
@@ -30,6 +24,7 @@ class PictureJob(EmojiJob):
     def pictures(self) -> Pictures:
         """The training pictures [M, 3, H, W] with names and captions; the first `limit` of them."""
         if self.images is None:
+            self.refuse_without_source()
             data = self.emoji()
             return Pictures(
                 images=data.images,
@@ -37,11 +32,8 @@ class PictureJob(EmojiJob):
                 captions=tuple(emoji.caption for emoji in data.emoji),
                 digest=data.digest,
             )
-        transform = PictureTransform((self.image_size, self.image_size), allow_upscale=self.allow_upscale)
-        with self.processes.main_process_first():  # it digests the files, the others read the digests
-            source = open_source(self.images, transform=transform)
-            corrupt = CorruptPictures(self.output / "unusable.jsonl", limit=self.corrupt_limit)
-            return load_pictures(source, corrupt, self.limit)
+        source, corrupt = self.open_source(self.images, (self.image_size, self.image_size))
+        return load_pictures(source, corrupt, self.limit)
 
     @property
     def changes(self) -> Augmentation:

@@ -10,7 +10,6 @@ from softdecode.base import DecoderBase, load_base
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditioningMode
 from softdecode.data.picture_sets import SourcePictures
-from softdecode.data.sources import CorruptPictures, PictureTransform, open_source
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import ConditionSource, DecoderConfig, TrainedPart, check_lora, read_config
 from softdecode.device import resolve_device
@@ -22,7 +21,7 @@ from softdecode.training.decoder import DecoderTask
 from softdecode.training.encoding import FeatureEncoder
 from softdecode.training.features import FeatureRows
 from softdecode.training.jobs.features import cached_features, live_features
-from softdecode.training.jobs.job import Job
+from softdecode.training.jobs.sources import SourceJob
 from softdecode.vlm.base import ImageTokenizer, ImageTokenModel
 from softdecode.vlm.registry import load_vlm
 
@@ -30,7 +29,7 @@ DEFAULT_CACHE = Path("~/.cache/softdecode/features")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainedDecoderJob(Job):
+class PretrainedDecoderJob(SourceJob):
     """Train one decoder on a published diffusion transformer.
 
     Frozen weights are kept in the forward pass's precision, trained ones in float32 (see `trained.train_only`).
@@ -50,12 +49,8 @@ class PretrainedDecoderJob(Job):
     """Encode pictures in every step, as they come, rather than once; nothing is stored."""
     augmentation: Augmentation = "mirror"
     """none, or mirror (half of the pictures)."""
-    corrupt_limit: float = 0.01
-    """Largest share of pictures that cannot be used; more of them stop the run. `unusable.jsonl` lists them."""
     corruption: float = 0.0
     """Share of the tokens that are swapped for likely neighbours, as a VLM errs, in [0, 1]."""
-    allow_upscale: bool = False
-    """Enlarge pictures that are smaller than the model's; else they count as unusable."""
     source: ConditionSource = "proxy"
     """What stands for the VLM's logits: proxy is the VQ encoder's calibrated cosines (paper, section B.2);
     teacher-forced is the VLM's own belief about the pictures, given their captions."""
@@ -108,10 +103,8 @@ class PretrainedDecoderJob(Job):
         encoder = FeatureEncoder(
             tokenizer=vlm.tokenizer, vae=base.vae, vlm=forced, drafts=self.draft, corruption=self.corruption
         )
-        transform = PictureTransform(vlm.tokenizer.image_size, self.allow_upscale)
-        corrupt = CorruptPictures(self.output / "unusable.jsonl", limit=self.corrupt_limit)
+        source, corrupt = self.open_source(self.images, vlm.tokenizer.image_size)
         with self.processes.main_process_first():  # it digests the files, the others read the digests
-            source = open_source(self.images, transform=transform)
             identity = source.identity
         if self.live:
             return live_features(self, source, corrupt, encoder, self.augmentation), identity

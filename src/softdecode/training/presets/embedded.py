@@ -65,5 +65,5 @@ def embedded_decoder() -> DecoderJob:
 
 def embedded_vq_decoder() -> VqDecoderJob:
     """The embedded tokenizer's VQ decoder, trained further: a baseline."""
-    loop = replace(embedded_tokenizer().loop, steps=2000)
+    loop = replace(embedded_tokenizer().loop, steps=1200)
     return VqDecoderJob(output=RUNS / "vq-decoder", tokenizer=RUNS / "tokenizer" / "model", loop=loop)

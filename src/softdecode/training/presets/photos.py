@@ -42,7 +42,7 @@ def photos_vq_decoder() -> VqDecoderJob:
         output=RUNS / "photos-vq-decoder",
         images=PHOTOS,
         tokenizer=RUNS / "photos-tokenizer" / "model",
-        loop=LoopConfig(steps=1000, batch_size=16, learning_rate=5e-4, ema_decay=0.998),
+        loop=LoopConfig(steps=700, batch_size=16, learning_rate=5e-4, ema_decay=0.998),
     )
 
 

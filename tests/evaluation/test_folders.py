@@ -15,13 +15,13 @@ from softdecode.images import save_image, to_pil
 
 pytest.importorskip("softdecode.evaluation.torchmetrics")
 
-from softdecode.evaluation.feature_cache import FeatureCache
 from softdecode.evaluation.folders import evaluate_folders
 from softdecode.evaluation.image_sets import open_image_set
 from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.metrics import compare_sets
 from softdecode.evaluation.mjhq import check_mjhq, mjhq_pictures
 from softdecode.evaluation.pairs import psnr
+from softdecode.evaluation.reference_features import ReferenceFeatures
 
 NAMES = [f"{category}/{number}" for category in ("animals", "plants") for number in range(4)]
 
@@ -120,7 +120,7 @@ def test_a_category_of_one_picture_is_named(folders):
 
 
 def test_features_of_references_are_taken_once(sets, folders, tmp_path):
-    cache = FeatureCache(tmp_path / "cache")
+    cache = ReferenceFeatures(tmp_path / "cache")
     seen, results = [], []
     for _ in range(2):
         run = measuring()
@@ -162,7 +162,7 @@ from softdecode.evaluation.processes import joined_processes
 images, references = (tests.open_image_set(Path(folder)) for folder in sys.argv[2:4])
 with joined_processes() as processes:
     run = tests.measuring(processes=processes)
-    cache = tests.FeatureCache(Path(sys.argv[4]))
+    cache = tests.ReferenceFeatures(Path(sys.argv[4]))
     for _ in range(2):
         digest = references.digest() if processes.main else None
         options = {"paired": True, "categories": True, "reference_digest": digest, "cache": cache}

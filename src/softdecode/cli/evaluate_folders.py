@@ -12,13 +12,13 @@ from softdecode.cli.evaluation_options import measured_table
 from softdecode.cli.metric_options import MetricOptions
 from softdecode.cli.options import check_positive, parse
 from softdecode.errors import SoftDecodeError
-from softdecode.evaluation.feature_cache import FeatureCache
 from softdecode.evaluation.folders import FolderRow, evaluate_folders
 from softdecode.evaluation.image_sets import FolderSet, ImageSet, open_image_set
 from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.metrics_protocol import metrics_protocol
 from softdecode.evaluation.mjhq import check_mjhq, mjhq_pictures
 from softdecode.evaluation.processes import Processes, joined_processes
+from softdecode.evaluation.reference_features import ReferenceFeatures
 from softdecode.files import write_json, write_text
 from softdecode.progress import progress_bars
 from softdecode.provenance import provenance
@@ -82,7 +82,7 @@ class EvaluateFolders:
                 reference_digest=digest,
                 paired=self.paired,
                 categories=self.layout == "mjhq",
-                cache=FeatureCache(self.cache.expanduser()),
+                cache=ReferenceFeatures(self.cache.expanduser()),
             )
         if not processes.main:
             return

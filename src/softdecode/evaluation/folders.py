@@ -8,10 +8,10 @@ from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.extractors import extractor_info
-from softdecode.evaluation.feature_cache import FeatureCache
 from softdecode.evaluation.image_sets import FolderSet, ImageSet
 from softdecode.evaluation.measuring import Harvest, Measuring, set_features
 from softdecode.evaluation.metrics import compare_sets
+from softdecode.evaluation.reference_features import ReferenceFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def evaluate_folders(
     reference_digest: str | None = None,
     paired: bool = False,
     categories: bool = False,
-    cache: FeatureCache | None = None,
+    cache: ReferenceFeatures | None = None,
 ) -> list[FolderRow]:
     """Compare two picture sets.
 
@@ -105,7 +105,7 @@ def _row(
 
 
 def _reference_features(
-    references: ImageSet, measuring: Measuring, digest: str | None, cache: FeatureCache | None
+    references: ImageSet, measuring: Measuring, digest: str | None, cache: ReferenceFeatures | None
 ) -> Tensor:
     """Features of the references, from the cache where they are there (on rank 0; elsewhere nothing of use)."""
     processes = measuring.processes

@@ -10,7 +10,7 @@ from softdecode.evaluation.extractors import ExtractorInfo
 from softdecode.files import read_tensors, write_tensors
 
 
-class FeatureCache:
+class ReferenceFeatures:
     """Features [N, D] by what they depend on: the pictures' contents, their size, and the extractor.
 
     Args:

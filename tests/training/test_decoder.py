@@ -42,7 +42,7 @@ FEATURES = Features(
 def make_task(make_vae, make_codebook):
     """Decoders of all modes on one trainable transformer, and random features."""
 
-    def make(names=MODES, seed=0, splice=0.0, draft=False, source="proxy", features=FEATURES):
+    def make(names=MODES, seed=0, splice=0.0, draft=False, source="proxy", features=FEATURES, shown=None):
         codebook = make_codebook(24, DIM)
         vae = make_vae()
         with torch.random.fork_rng():
@@ -64,7 +64,7 @@ def make_task(make_vae, make_codebook):
                 )
                 calibration = Calibration(kappa=2.0 + place, epsilon=0.01)
                 decoders[name] = DistributionDecoder(config, base, codebook, calibration)
-        return DecoderTask(decoders, HeldFeatures(features), splice=splice)
+        return DecoderTask(decoders, HeldFeatures(features), splice=splice, shown=shown)
 
     return make
 
@@ -351,3 +351,11 @@ def test_a_preview_shows_every_decoders_pictures(make_task, tmp_path):
     changed = np.abs(sheets[1] - sheets[0]).sum((0, 2)) > 0  # by column of pixels
     assert not changed[:300].any(), "the labels and the VAE's round trip stay"
     assert all(changed[330 + 136 * place :][:120].any() for place in range(len(MODES))), "each decoder has learnt"
+
+
+@torch.no_grad()
+def test_a_preview_can_show_pictures_that_training_does_not_see(make_task):
+    others = FEATURES.rows(torch.tensor([7, 3]))
+    found = make_task(draft=True, shown=others).eval().preview(0)
+    assert found.tobytes() == make_task(draft=True, features=others).eval().preview(0).tobytes()
+    assert found.size != make_task(draft=True).eval().preview(0).size, "two pictures, not six"

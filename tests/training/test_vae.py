@@ -102,3 +102,12 @@ def test_a_preview_shows_pictures_and_what_becomes_of_them(task, tmp_path):
     assert first.shape == second.shape
     assert first.shape[0] > 6 * 16, "a row for each picture"
     assert not np.array_equal(first, second), "what is shown is what has been learnt"
+
+
+def test_a_preview_can_show_pictures_that_training_does_not_see(task, make_pictures):
+    others = make_pictures(3, 16, seed=9)
+    held_out = VaeTask(task.model, task.images, CONFIG, shown=others).eval()
+    with torch.no_grad():
+        found, expected = held_out.preview(0), VaeTask(task.model, others, CONFIG).eval().preview(0)
+        assert found.tobytes() == expected.tobytes()
+        assert found.size != task.eval().preview(0).size, "three pictures, not six"

@@ -60,3 +60,13 @@ def test_the_tokens_under_autocast_are_those_of_float32(make_pictures, make_batc
             task(batch, 0)
     hook.remove()
     assert torch.equal(*seen)
+
+
+def test_a_preview_shows_pictures_and_what_the_decoder_makes_of_them(make_pictures):
+    task, others = make_task(make_pictures(6, 16)).eval(), make_pictures(2, 16, seed=9)
+    held_out = VqDecoderTask(task.model, task.images, "none", shown=others).eval()
+    with torch.no_grad():
+        before = held_out.preview(0)
+        assert before.size[1] < task.preview(0).size[1], "two pictures, not six"
+        task.model.decoder.conv_out.bias.add_(1.0)
+        assert held_out.preview(0).tobytes() != before.tobytes(), "what is shown is what has been learnt"

@@ -65,14 +65,21 @@ class DecoderTask(Task):
         decoders: n of them by name, all on the same base; sample p of a batch is for decoder p modulo n.
         features: of the training pictures, in memory or in a cache.
         splice: share of the samples that are spliced of two pictures, see `splice_masks`.
+        shown: of the pictures for previews; the first training pictures where None.
     """
 
     def __init__(
-        self, decoders: Mapping[str, DistributionDecoder], features: FeatureRows, *, splice: float = 0.0
+        self,
+        decoders: Mapping[str, DistributionDecoder],
+        features: FeatureRows,
+        *,
+        splice: float = 0.0,
+        shown: Features | None = None,
     ) -> None:
         super().__init__()
         self.decoders = nn.ModuleDict(decoders)
         self.features = features
+        self.shown = shown
         self.splice = splice
         self.samples = len(features)
         first = next(iter(decoders.values()))
@@ -167,10 +174,10 @@ class DecoderTask(Task):
         return decoder.condition(codes, uncertainty, self.grid, draft)
 
     def preview(self, step: int) -> Image.Image:
-        """What the VAE can show of the first pictures, and what each decoder makes of their features."""
+        """What the VAE can show of the pictures, and what each decoder makes of their features."""
         device = next(self.parameters()).device
-        first = self.features.first(PREVIEWED)
-        features = Features(**{name: value.to(device) for name, value in first.named().items()})
+        shown = self.features.first(PREVIEWED) if self.shown is None else self.shown
+        features = Features(**{name: value.to(device) for name, value in shown.named().items()})
         # Of a large base the trained weights alone are float32; autocast is what makes them fit the others.
         mixed = len({parameter.dtype for parameter in self.base.parameters()}) > 1
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):

@@ -9,7 +9,7 @@ from softdecode.images import to_pil, to_uint8
 from softdecode.sheet import contact_sheet
 
 PREVIEWED = 6
-"""Pictures in a preview: the first ones of the data."""
+"""Pictures in a preview."""
 
 
 def preview_sheet(columns: Mapping[str, Tensor]) -> Image.Image:

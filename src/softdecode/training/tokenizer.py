@@ -11,16 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from transformers import JanusVQVAEConfig
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.errors import SoftDecodeError
-from softdecode.images import to_unit_range
-from softdecode.training.augment import Augmentation, augmented
-from softdecode.training.previews import PREVIEWED, preview_sheet
-from softdecode.training.task import Task
+from softdecode.training.augment import Augmentation
+from softdecode.training.picture_task import PictureTask
 from softdecode.vlm.base import nearest_tokens
 
 
@@ -90,7 +87,7 @@ def round_codes(model: JanusVQVAE) -> None:
     codes.copy_(codes.masked_fill(codes.abs() < 2**-14, 0.0).to(torch.bfloat16))
 
 
-class TokenizerTask(Task):
+class TokenizerTask(PictureTask):
     """Trains a JanusVQVAE on pictures [M, 3, H, W] uint8."""
 
     whole_batches = True  # codes follow all features of a step, and pictures are pasted into each other
@@ -99,14 +96,16 @@ class TokenizerTask(Task):
     recent_features: Tensor
 
     def __init__(
-        self, model: JanusVQVAE, images: Tensor, config: TokenizerConfig, augmentation: Augmentation = "emoji"
+        self,
+        model: JanusVQVAE,
+        images: Tensor,
+        config: TokenizerConfig,
+        augmentation: Augmentation = "emoji",
+        shown: Tensor | None = None,
     ) -> None:
-        super().__init__()
-        self.augmentation: Augmentation = augmentation
+        super().__init__(images, augmentation, shown)
         self.model = model
         self.config = config
-        self.images = images
-        self.samples = len(images)
         codes = model.quantize.embedding.weight
         self.register_buffer("code_counts", torch.ones(len(codes)))
         self.register_buffer("code_sums", codes.detach().clone())
@@ -116,7 +115,7 @@ class TokenizerTask(Task):
         return {**dict(self.named_buffers(recurse=False)), "codes": self.model.quantize.embedding.weight}
 
     def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        images = to_unit_range(augmented(self.images[indices], self.augmentation, generators))
+        images = self.augmented(indices, generators)
         grid = images.shape[-1] // 2 ** (len(self.config.channel_multiplier) - 1)
         draws = torch.stack([torch.rand(grid, grid, generator=generator) for generator in generators])
         return {"images": images, "pasted": draws < 0.5}
@@ -141,11 +140,10 @@ class TokenizerTask(Task):
             "perplexity": perplexity,
         }
 
-    def preview(self, step: int) -> Image.Image:
-        images = to_unit_range(self.images[:PREVIEWED]).to(self.code_sums.device)
+    def given_back(self, images: Tensor) -> Tensor:
         codes = self.model.quantize.embedding.weight
         nearest: Any = nearest_tokens(self._features(images), codes).flatten(1)  # annotated as LongTensor upstream
-        return preview_sheet({"picture": images, "decoded": self.model.decode(nearest)})
+        return self.model.decode(nearest)
 
     def _features(self, images: Tensor) -> Tensor:
         """Unit features [B, h, w, d] before quantisation."""

@@ -6,14 +6,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
 from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
 from softdecode.images import to_unit_range
-from softdecode.training.augment import Augmentation, augmented
-from softdecode.training.previews import PREVIEWED, preview_sheet
-from softdecode.training.task import Task
+from softdecode.training.augment import Augmentation
+from softdecode.training.picture_task import PictureTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,21 +54,23 @@ def build_vae(config: VaeConfig, image_size: int) -> AutoencoderKL:
     )
 
 
-class VaeTask(Task):
+class VaeTask(PictureTask):
     """Trains an AutoencoderKL on pictures [M, 3, H, W] uint8."""
 
     def __init__(
-        self, model: AutoencoderKL, images: Tensor, config: VaeConfig, augmentation: Augmentation = "emoji"
+        self,
+        model: AutoencoderKL,
+        images: Tensor,
+        config: VaeConfig,
+        augmentation: Augmentation = "emoji",
+        shown: Tensor | None = None,
     ) -> None:
-        super().__init__()
-        self.augmentation: Augmentation = augmentation
+        super().__init__(images, augmentation, shown)
         self.model = model
-        self.images = images
         self.config = config
-        self.samples = len(images)
 
     def batch(self, indices: Tensor, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        images = to_unit_range(augmented(self.images[indices], self.augmentation, generators))
+        images = self.augmented(indices, generators)
         scale = 2 ** (len(self.config.channels) - 1)
         shape = (self.config.latent_channels, images.shape[-2] // scale, images.shape[-1] // scale)
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
@@ -86,10 +86,9 @@ class VaeTask(Task):
         loss = absolute + squared + self.config.kl_weight * divergence
         return {"loss": loss, "l1": absolute, "mse": squared, "kl": divergence}
 
-    def preview(self, step: int) -> Image.Image:
-        images = to_unit_range(self.images[:PREVIEWED]).to(self.model.device)
+    def given_back(self, images: Tensor) -> Tensor:
         latents: Any = self.model.encode(images, return_dict=False)[0].mean
-        return preview_sheet({"picture": images, "decoded": self.model.decode(latents, return_dict=False)[0]})
+        return self.model.decode(latents, return_dict=False)[0]
 
 
 @torch.no_grad()

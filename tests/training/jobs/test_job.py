@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from softdecode.data.emoji import Emoji
 from softdecode.files import tensor_sha256, write_json, write_tensors
 from softdecode.training.jobs import EmojiJob
 from softdecode.training.jobs.job import _plain
+from softdecode.training.jobs.pictures import PictureJob
 from softdecode.training.presets import PRESETS
 
 
@@ -39,6 +41,14 @@ def test_jobs_train_on_the_train_split(data_folder, limit, make_pictures):
     assert [emoji.label for emoji in data.emoji] == [f"thing {place}" for place in expected]
     assert torch.equal(data.images, make_pictures(5, 16)[expected])
     assert data.digest == tensor_sha256(make_pictures(5, 16)), "the identity is that of the whole data"
+
+
+@pytest.mark.parametrize(("every", "expected"), [(5, [1, 3]), (0, None)])
+def test_previews_show_held_out_emoji(data_folder, every, expected, make_pictures):
+    loop = replace(PRESETS["tiny"]["vae"]().loop, preview_every=every)
+    shown = PictureJob(output=data_folder / "run", loop=loop, data=data_folder, limit=1).shown()
+    assert (None if shown is None else shown.keys) == (expected and tuple(f"noto/{place}" for place in expected))
+    assert shown is None or torch.equal(shown.images, make_pictures(5, 16)[expected])
 
 
 def test_settings_become_plain_json():

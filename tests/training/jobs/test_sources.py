@@ -46,6 +46,14 @@ def test_the_limit_is_the_jobs(job, animals):
     assert corrupt.limit == 0.25
 
 
+@pytest.mark.parametrize(("every", "count"), [(3, 2), (0, None)])
+def test_pictures_for_previews_are_a_source_of_their_own(tmp_path, job, animals, every, count):
+    loop = LoopConfig(steps=1, preview_every=every)
+    shown = SourceJob(output=tmp_path, loop=loop, preview_images=animals).preview_pictures((16, 16))
+    assert (None if shown is None else len(shown)) == count
+    assert job().preview_pictures((16, 16)) is None
+
+
 def test_columns_of_a_dataset(job, tmp_path):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(

@@ -33,6 +33,16 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def spread(self, count: int) -> "Pictures":
+        """`count` of them, evenly spaced; all where there are fewer."""
+        places = torch.linspace(0, len(self) - 1, min(count, len(self))).round().long()
+        return Pictures(
+            images=self.images[places],
+            keys=tuple(self.keys[place] for place in places.tolist()),
+            captions=tuple(self.captions[place] for place in places.tolist()),
+            digest=self.digest,
+        )
+
 
 def load_pictures(source: PictureSource, corrupt: CorruptPictures, limit: int | None = None) -> Pictures:
     """Read the first `limit` usable pictures of a source, or all of them.

@@ -13,7 +13,6 @@ from softdecode.base import DecoderBase
 from softdecode.calibration import Calibration
 from softdecode.conditioning import ConditioningMode
 from softdecode.data.picture_sets import HeldPictures, PictureBatch
-from softdecode.data.sources.memory import Pictures
 from softdecode.decoder import DistributionDecoder
 from softdecode.decoder_config import ConditionSource, DecoderConfig
 from softdecode.device import resolve_device
@@ -22,8 +21,7 @@ from softdecode.files import atomic_folder, load_strictly, tensor_sha256
 from softdecode.loading import load_pretrained, save_quietly
 from softdecode.training.decoder import DecoderTask, TransformerConfig, build_base
 from softdecode.training.encoding import FeatureEncoder
-from softdecode.training.feature_cache import FeatureCache
-from softdecode.training.jobs.features import cached_features
+from softdecode.training.jobs.features import cached_features, preview_features
 from softdecode.training.jobs.pictures import PictureJob
 from softdecode.vlm.base import ImageTokenizer, ImageTokenModel
 from softdecode.vlm.registry import load_vlm_or_tokenizer
@@ -87,12 +85,17 @@ class DecoderJob(PictureJob):
         vlm, tokenizer = load_vlm_or_tokenizer(self.vlm, device=device)
         vae = load_pretrained(AutoencoderKL, self.vae)
         nn.Module.to(vae, device)  # diffusers annotates its own as taking no device
-        features = self._features(data, vlm, tokenizer, vae)
+        encoder = self._encoder(vlm, tokenizer, vae)
+        pictures = HeldPictures(PictureBatch(images=data.images, keys=data.keys, captions=data.captions))
+        features = cached_features(
+            self, self.data / "features", pictures, encoder, augmentation=self.changes, views=self.views
+        )
+        shown = preview_features(self.shown(), encoder)
         torch.manual_seed(self.loop.seed)
         decoders = self._decoders(tokenizer, vae)
         if self.initial is not None:
             _start_from(decoders, self.initial)
-        task = DecoderTask(decoders, features, splice=self.splice)
+        task = DecoderTask(decoders, features, splice=self.splice, shown=shown)
         self.train(task, data.digest)
         if self.processes.is_main_process:
             self._save(task.base, decoders)
@@ -118,22 +121,16 @@ class DecoderJob(PictureJob):
         if not 0 <= self.splice <= 1:
             raise SoftDecodeError(f"--splice is a share, in [0, 1], got {self.splice}")
 
-    def _features(
-        self, data: Pictures, vlm: ImageTokenModel | None, tokenizer: ImageTokenizer, vae: AutoencoderKL
-    ) -> FeatureCache:
+    def _encoder(self, vlm: ImageTokenModel | None, tokenizer: ImageTokenizer, vae: AutoencoderKL) -> FeatureEncoder:
         forced = any(VARIANTS[name].source == "teacher-forced" for name in self.variants)
         if forced and vlm is None:
             raise SoftDecodeError(f"{self.vlm} is a tokenizer; the variants soft-forced and joint-forced need a VLM")
-        encoder = FeatureEncoder(
+        return FeatureEncoder(
             tokenizer=tokenizer,
             vae=vae,
             vlm=vlm if forced else None,
             drafts=self.draft,
             corruption=self.corruption,
-        )
-        pictures = HeldPictures(PictureBatch(images=data.images, keys=data.keys, captions=data.captions))
-        return cached_features(
-            self, self.data / "features", pictures, encoder, augmentation=self.changes, views=self.views
         )
 
     def _decoders(self, tokenizer: ImageTokenizer, vae: AutoencoderKL) -> dict[str, DistributionDecoder]:

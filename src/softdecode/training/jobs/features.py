@@ -1,16 +1,20 @@
-"""The features that a decoder's job trains on: from a cache, which all its processes fill together, or encoded live."""
+"""The features that a decoder's job trains on, from a cache that all its processes fill together or encoded live; and
+those that its previews show."""
 
 from pathlib import Path
 from typing import Any
 
 from softdecode.data.picture_sets import PictureSet
 from softdecode.data.sources.corrupt import CorruptPictures
+from softdecode.data.sources.memory import Pictures
 from softdecode.data.sources.source import PictureSource
 from softdecode.data.sources.stream import PictureStream
 from softdecode.progress import Progress, progress_bars
+from softdecode.seeds import generator_for
 from softdecode.training.augment import Augmentation
 from softdecode.training.encoding import FeatureEncoder
 from softdecode.training.feature_cache import FeatureCache, build_cache
+from softdecode.training.features import Features
 from softdecode.training.jobs.job import Job
 from softdecode.training.live_features import StreamedFeatures
 
@@ -53,3 +57,11 @@ def live_features(
         return source.stream(corrupt, seed=job.loop.seed, **place, state=state)
 
     return StreamedFeatures(open_stream, encoder, augmentation)
+
+
+def preview_features(pictures: Pictures | None, encoder: FeatureEncoder) -> Features | None:
+    """Features of the pictures of previews, where there are such."""
+    if pictures is None:
+        return None
+    generators = [generator_for("preview", key) for key in pictures.keys]
+    return encoder.encode(pictures.images, pictures.captions, generators)

@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from softdecode.data.emoji import EmojiData, load_emoji
+from softdecode.data.emoji import EmojiData, Split, load_emoji
 from softdecode.device import resolve_device
 from softdecode.errors import SoftDecodeError
 from softdecode.training.config import LoopConfig
@@ -69,10 +69,11 @@ class EmojiJob(Job):
     data: Path = DEFAULT_DATA
     """Folder of the emoji packages and the prepared pictures."""
 
-    def emoji(self) -> EmojiData:
+    def emoji(self, split: Split = "train") -> EmojiData:
+        """A split; the first `limit` of the training one."""
         with self.processes.main_process_first():  # where the pictures are not prepared yet, one process does it
-            data = load_emoji(self.data.expanduser()).split("train")
-        if self.limit is None:
+            data = load_emoji(self.data.expanduser()).split(split)
+        if self.limit is None or split != "train":
             return data
         return EmojiData(images=data.images[: self.limit], emoji=data.emoji[: self.limit], digest=data.digest)
 

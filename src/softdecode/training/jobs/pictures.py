@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from softdecode.data.emoji import EmojiData
 from softdecode.data.sources.memory import Pictures, load_pictures
 from softdecode.training.augment import Augmentation
 from softdecode.training.jobs.job import EmojiJob
 from softdecode.training.jobs.sources import SourceJob
+from softdecode.training.previews import PREVIEWED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +27,18 @@ class PictureJob(EmojiJob, SourceJob):
         """The training pictures [M, 3, H, W] with names and captions; the first `limit` of them."""
         if self.images is None:
             self.refuse_without_source()
-            data = self.emoji()
-            return Pictures(
-                images=data.images,
-                keys=tuple(f"{emoji.style}/{emoji.code}" for emoji in data.emoji),
-                captions=tuple(emoji.caption for emoji in data.emoji),
-                digest=data.digest,
-            )
+            return _pictures_of(self.emoji())
         source, corrupt = self.open_source(self.images, (self.image_size, self.image_size))
         return load_pictures(source, corrupt, self.limit)
+
+    def shown(self) -> Pictures | None:
+        """The pictures of previews: as named, or held-out emoji; None where there are none such, or no previews."""
+        if self.preview_images is not None or self.images is not None:
+            return self.preview_pictures((self.image_size, self.image_size))
+        if not self.loop.preview_every:
+            return None
+        held_out = _pictures_of(self.emoji("test"))
+        return held_out.spread(PREVIEWED) if len(held_out) else None
 
     @property
     def changes(self) -> Augmentation:
@@ -41,3 +46,12 @@ class PictureJob(EmojiJob, SourceJob):
         if self.augmentation is not None:
             return self.augmentation
         return "emoji" if self.images is None else "mirror"
+
+
+def _pictures_of(data: EmojiData) -> Pictures:
+    return Pictures(
+        images=data.images,
+        keys=tuple(f"{emoji.style}/{emoji.code}" for emoji in data.emoji),
+        captions=tuple(emoji.caption for emoji in data.emoji),
+        digest=data.digest,
+    )

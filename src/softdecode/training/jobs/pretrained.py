@@ -20,7 +20,7 @@ from softdecode.training.augment import Augmentation
 from softdecode.training.decoder import DecoderTask
 from softdecode.training.encoding import FeatureEncoder
 from softdecode.training.features import FeatureRows
-from softdecode.training.jobs.features import cached_features, live_features
+from softdecode.training.jobs.features import cached_features, live_features, preview_features
 from softdecode.training.jobs.sources import SourceJob
 from softdecode.vlm.base import ImageTokenizer, ImageTokenModel
 from softdecode.vlm.registry import load_vlm
@@ -80,11 +80,13 @@ class PretrainedDecoderJob(SourceJob):
         device, dtype = resolve_device(self.device), self.frozen_dtype
         vlm = load_vlm(self.vlm, revision=self.vlm_revision, device=device, dtype=dtype)
         base = load_base(self.base, revision=self.base_revision, dtype=dtype).to(device)
-        features, digest = self.features(vlm, base)
+        encoder = self._encoder(vlm, base)
+        features, digest = self._features(encoder)
+        shown = preview_features(self.preview_pictures(vlm.tokenizer.image_size), encoder)
         torch.manual_seed(self.loop.seed)
         decoder = self.decoder(base, vlm.tokenizer, vlm.name)
-        del vlm  # training needs its codebook alone
-        task = DecoderTask({self.mode: decoder}, features)
+        del vlm, encoder  # training needs the codebook alone
+        task = DecoderTask({self.mode: decoder}, features, shown=shown)
         self.train(task, digest)
         if not self.processes.is_main_process:
             return
@@ -97,13 +99,15 @@ class PretrainedDecoderJob(SourceJob):
         """Of the weights that are not trained."""
         return torch.bfloat16 if self.loop.precision == "bf16" else torch.float32
 
-    def features(self, vlm: ImageTokenModel, base: DecoderBase) -> tuple[FeatureRows, str]:
-        """What training reads instead of pictures, and the identity of the pictures."""
+    def _encoder(self, vlm: ImageTokenModel, base: DecoderBase) -> FeatureEncoder:
         forced = vlm if self.source == "teacher-forced" else None
-        encoder = FeatureEncoder(
+        return FeatureEncoder(
             tokenizer=vlm.tokenizer, vae=base.vae, vlm=forced, drafts=self.draft, corruption=self.corruption
         )
-        source, corrupt = self.open_source(self.images, vlm.tokenizer.image_size)
+
+    def _features(self, encoder: FeatureEncoder) -> tuple[FeatureRows, str]:
+        """What training reads instead of pictures, and the identity of the pictures."""
+        source, corrupt = self.open_source(self.images, encoder.tokenizer.image_size)
         with self.processes.main_process_first():  # it digests the files, the others read the digests
             identity = source.identity
         if self.live:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 from softdecode.data.sources.corrupt import CorruptPictures
+from softdecode.data.sources.memory import Pictures, some_pictures
 from softdecode.data.sources.options import SourceOptions
 from softdecode.data.sources.picture import PictureTransform
 from softdecode.data.sources.source import PictureSource
 from softdecode.training.jobs.job import Job
+from softdecode.training.previews import PREVIEWED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,15 @@ class SourceJob(Job, SourceOptions):
     corrupt_limit: float = 0.01
     """Largest share of a source's pictures that cannot be used; more of them stop the run. `unusable.jsonl` lists
     them."""
+    preview_images: str | None = None
+    """A source of pictures for previews (see --loop.preview-every), which training does not see. Where absent, previews
+    show held-out emoji, or the first training pictures of a source."""
+
+    def preview_pictures(self, size: tuple[int, int]) -> Pictures | None:
+        """Those of previews; None where none are named, or there are no previews."""
+        if self.preview_images is None or not self.loop.preview_every:
+            return None
+        return some_pictures(*self.open_source(self.preview_images, size), PREVIEWED)
 
     def open_source(self, spec: str, size: tuple[int, int]) -> tuple[PictureSource, CorruptPictures]:
         """The source, whose pictures are brought to `size` (height, width), and the account of unusable ones."""

@@ -27,7 +27,9 @@ class TokenizerJob(PictureJob):
         if self.initial is not None:
             trained = load_pretrained(JanusVQVAE, self.initial)
             load_strictly(model.state_dict(), trained.state_dict(), str(self.initial))
-        self.train(TokenizerTask(model, data.images, self.model, self.changes), data.digest)
+        shown = self.shown()
+        task = TokenizerTask(model, data.images, self.model, self.changes, None if shown is None else shown.images)
+        self.train(task, data.digest)
         if not self.processes.is_main_process:
             return
         round_codes(model)

@@ -25,7 +25,9 @@ class VaeJob(PictureJob):
         if self.initial is not None:
             trained = load_pretrained(AutoencoderKL, self.initial)
             load_strictly(model.state_dict(), trained.state_dict(), str(self.initial))
-        self.train(VaeTask(model, data.images, self.model, self.changes), data.digest)
+        shown = self.shown()
+        task = VaeTask(model, data.images, self.model, self.changes, None if shown is None else shown.images)
+        self.train(task, data.digest)
         if not self.processes.is_main_process:
             return
         set_latent_scale(model.cpu(), data.images[:: max(1, len(data) // 1024)])

@@ -21,7 +21,9 @@ class VqDecoderJob(PictureJob):
     def run(self) -> None:
         data = self.pictures()
         model = load_pretrained(JanusVQVAE, self.tokenizer)
-        self.train(VqDecoderTask(model, data.images, self.changes), data.digest)
+        shown = self.shown()
+        task = VqDecoderTask(model, data.images, self.changes, None if shown is None else shown.images)
+        self.train(task, data.digest)
         if not self.processes.is_main_process:
             return
         with atomic_folder(self.output / "model") as folder:

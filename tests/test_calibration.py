@@ -396,3 +396,11 @@ def test_a_file_without_a_parameter_is_an_error(name, tmp_path, full_calibration
     (tmp_path / "c.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(SoftDecodeError, match=name):
         Calibration.load(tmp_path / "c.json")
+
+
+def test_a_calibration_of_another_codebook_is_refused_where_one_is_named(tmp_path):
+    Calibration(codebook_sha256="abc").save(tmp_path / "calibration.json")
+    assert Calibration.load(tmp_path / "calibration.json", "abc").codebook_sha256 == "abc"
+    assert Calibration.load(tmp_path / "calibration.json").codebook_sha256 == "abc"
+    with pytest.raises(SoftDecodeError, match="was fitted for another codebook"):
+        Calibration.load(tmp_path / "calibration.json", "other")

@@ -83,11 +83,15 @@ class Calibration:
         write_json(path, {"format": _FORMAT, **asdict(self)})
 
     @staticmethod
-    def load(path: str | os.PathLike[str]) -> "Calibration":
+    def load(path: str | os.PathLike[str], codebook_sha256: str | None = None) -> "Calibration":
         """Read what `save` wrote.
 
+        Args:
+            path: of the file.
+            codebook_sha256: of the codebook that it must have been fitted for; any where None.
+
         Raises:
-            SoftDecodeError: the file is missing, not JSON, or not a calibration.
+            SoftDecodeError: the file is missing, not JSON, not a calibration, or of another codebook.
         """
         content = read_json(path)
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
@@ -96,9 +100,14 @@ class Calibration:
             for name in ("target", "reached", "raw"):
                 if content[name] is not None:
                     content[name] = TokenStatistics(**{**content[name], "profile": tuple(content[name]["profile"])})
-            return Calibration(**{name.name: content.pop(name.name) for name in fields(Calibration)}, **content)
+            found = Calibration(**{name.name: content.pop(name.name) for name in fields(Calibration)}, **content)
         except (KeyError, TypeError) as error:
             raise SoftDecodeError(f"{path} is not a whole calibration file ({error}); fit it again") from error
+        if codebook_sha256 not in (None, found.codebook_sha256):
+            raise SoftDecodeError(
+                f"{path} was fitted for another codebook; run `softdecode calibrate` for the VLM whose decoder this is"
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,12 +136,8 @@ class DecoderJob(PictureJob):
     def _decoders(self, tokenizer: ImageTokenizer, vae: AutoencoderKL) -> dict[str, DistributionDecoder]:
         base = build_base(self.transformer, vae)
         codebook = tokenizer.codebook.cpu()
-        calibration = Calibration.load(self.calibration)
         digest = tensor_sha256(codebook)
-        if calibration.codebook_sha256 != digest:
-            raise SoftDecodeError(
-                f"{self.calibration} was fitted for another codebook; run `softdecode calibrate` again"
-            )
+        calibration = Calibration.load(self.calibration, digest)
         decoders = {}
         for name in self.variants:
             variant = VARIANTS[name]

@@ -75,6 +75,7 @@ class Latency:
                 "name": (self.models.decoder or DEFAULT_DECODER).name,
                 "kappa": calibration.kappa,
                 "epsilon": calibration.epsilon,
+                "weights_sha256": weights_sha256(pipe.decoder),
                 **asdict(pipe.decoder.config),
             },
             "codebook_sha256": pipe.decoder.config.codebook_sha256,

@@ -21,6 +21,7 @@ from softdecode.files import (
     atomic_folder,
     load_strictly,
     read_tensors,
+    state_sha256,
     tensor_sha256,
     write_json,
     write_tensors,
@@ -255,6 +256,14 @@ class DistributionDecoder(nn.Module):
             if is_trained(name, self.config.trained):
                 state[f"transformer.{plain_name(name)}"] = value
         return state
+
+
+def weights_sha256(decoder: DistributionDecoder) -> str:
+    """A hash of what makes it this decoder: its own weights, and those of a transformer that it was trained beside."""
+    state = decoder.own_state()
+    if decoder.config.trained == "adapter":
+        state |= {f"transformer.{name}": value for name, value in decoder.base.transformer.state_dict().items()}
+    return state_sha256(state)
 
 
 def same_codebook(first: Tensor, second: Tensor) -> bool:

@@ -225,6 +225,14 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """A hash over named tensors, whatever their order and device."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {tensor_sha256(value)}\n".encode())
+    return digest.hexdigest()
+
+
 def tensor_sha256(tensor: Tensor) -> str:
     """The SHA-256 of a tensor's dtype, shape and bytes, in hexadecimal: the same on every device."""
     values = tensor.detach().cpu().contiguous()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -245,3 +246,30 @@ def test_what_cannot_be_measured_is_refused_before_the_work(saved, usual, softde
         assert result.code == 2
         assert words in result.err
     assert not list(tmp_path.iterdir())
+
+
+def test_results_tell_decoders_apart_by_their_weights(reconstruction):
+    _, folder = reconstruction
+    decoders = json.loads((folder / "result.json").read_text())["protocol"]["decoders"]
+    assert len({settings["weights_sha256"] for settings in decoders.values()}) == len(DECODERS)
+    assert {settings["dtype"] for settings in decoders.values()} == {"float32"}
+
+
+def test_a_number_of_steps_that_is_named_twice_is_refused(softdecode, usual, tmp_path):
+    result = softdecode("evaluate", "reconstruction", *usual, "--steps", 4, 2, 4, "--output", tmp_path)
+    assert result.code == 2
+    assert "--steps names a number twice: 4 2 4" in result.said[-1]
+
+
+def test_each_decoder_has_its_own_number_of_steps_where_none_is_named(softdecode, usual, stack, tmp_path):
+    other = shutil.copytree(stack.decoders / "soft", tmp_path / "more" / "soft-other")
+    shutil.copytree(stack.decoders.parent / "base", tmp_path / "base")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "steps": 5}))
+    decoders = ["--decoders", stack.decoders / "soft", other]
+    result = softdecode(
+        *("evaluate", "reconstruction", *usual[:4], *decoders, "--limit", 2, "--json", "--output", tmp_path / "out")
+    )
+    assert result.code == 0, result.err
+    steps = {row["name"]: row["steps"] for row in json.loads(result.out)["rows"]}
+    assert (steps["soft"], steps["soft-other"]) == (config["steps"], 5)

@@ -1,9 +1,11 @@
 """A decoder on a pretrained base: the preset janus-pro-flux-fill, the tiny stack's models in place of the large."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from softdecode.base import load_base
@@ -92,12 +94,52 @@ def test_an_earlier_decoder_is_trained_further(options, softdecode, tmp_path):
         (["--hidden-channels", "12"], "multiple of 8"),
         (["--views", "0"], "at least 1"),
         (["--images", "/absent"], "is no source of pictures"),
+        (["--augmentation", "mirror"], "--augmentation needs --views 2 or --live"),
+        (["--corruption", "0.1"], "does not see the proxy's chosen tokens"),
+        (["--initial", "/absent"], "/absent"),
+        (["--source", "teacher-forced"], "teacher forcing needs captions"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(wrong, message, options, softdecode):
     result = softdecode("train", "decoder", *options, *wrong)
     assert result.code == 2
     assert message in result.said[-1]
+
+
+def test_what_is_missing_is_said_before_the_pictures_are_encoded(options, softdecode, tmp_path):
+    result = softdecode("train", "decoder", *options, "--calibration", tmp_path / "absent.json")
+    assert result.code == 2
+    assert "absent.json" in result.said[-1]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_hard_decoders_need_no_calibration(options, softdecode, tmp_path):
+    absent = ["--calibration", tmp_path / "absent.json", "--loop.steps", 1]
+    result = softdecode("train", "decoder", *options, *absent, "--mode", "hard")
+    assert result.code == 0, result.err
+    assert read_config(tmp_path / "run" / "model").mode == "hard"
+
+
+def test_pictures_can_be_streamed_and_encoded_in_the_step(options, softdecode, tmp_path):
+    """Two steps, and two more in another go; the cache stays empty, previews show the first pictures."""
+    live = ["--live", "--loop.preview-every", 2, "--loop.checkpoint-every", 2]
+    result = softdecode("train", "decoder", *options, *live, "--loop.steps", 2)
+    assert result.code == 0, result.err
+    result = softdecode("train", "decoder", *options, *live, "--loop.steps", 4, "--resume")
+    assert result.code == 0, result.err
+    assert not (tmp_path / "cache").exists()
+    assert len(list((tmp_path / "run" / "previews").iterdir())) == 2
+    assert DistributionDecoder.from_pretrained(tmp_path / "run" / "model").config.trained == "attention"
+
+
+def test_previews_can_show_other_pictures(options, folder, softdecode, tmp_path):
+    (tmp_path / "shown").mkdir()
+    shutil.copy(folder / "3.png", tmp_path / "shown")
+    shown = ["--loop.preview-every", 1, "--loop.steps", 1, "--preview-images", tmp_path / "shown"]
+    result = softdecode("train", "decoder", *options, *shown)
+    assert result.code == 0, result.err
+    with Image.open(tmp_path / "run" / "previews" / "step-000001.png") as sheet:
+        assert sheet.size[1] < 200, "one picture"
 
 
 def test_an_empty_folder_is_refused(options, softdecode, tmp_path):

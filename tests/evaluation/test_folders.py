@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -102,10 +103,15 @@ def test_pairs_that_are_none_are_refused(folders, tmp_path):
         evaluate_folders(open_image_set(images), small, measuring(), paired=True)
 
 
-def test_categories_must_agree(folders):
+def test_a_part_of_the_categories_is_enough_but_none_may_be_unknown(folders):
     images, references = folders
-    shutil.rmtree(references / "plants")
-    with pytest.raises(SoftDecodeError, match="differ in their categories: plants"):
+    whole = evaluate_folders(open_image_set(images), open_image_set(references), measuring(), categories=True)
+    shutil.rmtree(images / "plants")
+    part = evaluate_folders(open_image_set(images), open_image_set(references), measuring(), categories=True)
+    assert [row.name for row in part] == ["overall", "animals"]
+    assert part[1] == next(row for row in whole if row.name == "animals")
+    shutil.copytree(references / "plants", images / "stones")
+    with pytest.raises(SoftDecodeError, match="has no category stones"):
         evaluate_folders(open_image_set(images), open_image_set(references), measuring(), categories=True)
     shutil.copy(images / "animals" / "1.png", images / "loose.png")
     with pytest.raises(SoftDecodeError, match="loose is in no category's folder"):
@@ -187,3 +193,22 @@ def test_two_processes_give_what_one_gives(sets, folders, tmp_path):
             assert row[name] == pytest.approx(getattr(other, name), rel=1e-6)
     # Batches of 3, 3 and 2: two for the first process. References the first time only, pictures both times.
     assert found["seen"] == [6 + 6 + 6, 2 + 2 + 2]
+
+
+def test_published_statistics_stand_for_the_whole_set_where_the_network_is_theirs(folders, tmp_path):
+    """As in ADM's reference files, whose pictures are a few of the set that mu and sigma are of."""
+    images, references = (open_image_set(folder) for folder in folders)
+    info = ExtractorInfo(name="averages", weights_sha256="0", resizer="none", width=12, is_fid=True)
+    network = measuring().extractor
+    whole = network(references[0 : len(references)]).double().numpy()
+    pixels = references[0:2].permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "r.npz", arr_0=pixels, mu=whole.mean(0), sigma=np.cov(whole, rowvar=False))
+    reference = open_image_set(tmp_path / "r.npz")
+    (plain,) = evaluate_folders(images, references, measuring())
+    (other,) = evaluate_folders(images, reference, measuring())
+    assert other.frechet != pytest.approx(plain.frechet, rel=0.01), "not this network's: the two pictures count"
+    network.info = info
+    run = Measuring(extractor=network, batch_size=4)
+    (found,) = evaluate_folders(images, reference, run)
+    assert found.frechet == pytest.approx(plain.frechet, rel=1e-6)
+    assert found.reference_count == 2

@@ -6,8 +6,10 @@ import torch
 
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.metrics import (
+    FeatureStatistics,
     compare_sets,
     frechet_distance,
+    frechet_to_statistics,
     image_features,
     kernel_distance,
 )
@@ -155,3 +157,19 @@ def test_image_features_refuse_bad_arguments():
         image_features(random_images(2, seed=19), torch.nn.Identity(), batch_size=0)
     with pytest.raises(SoftDecodeError, match=r"expected torch\.uint8"):
         image_features(random_images(2, seed=19).float(), torch.nn.Identity())
+
+
+@pytest.mark.parametrize(("count", "width"), [(50, 7), (5, 20)])
+def test_frechet_to_statistics_is_that_to_the_pictures_that_they_are_of(count, width):
+    images, references = random_features(count, width, 1), random_features(70, width, 2, scale=1.5, shift=0.3)
+    exact = references.double().numpy()
+    statistics = FeatureStatistics(
+        mean=torch.from_numpy(exact.mean(0)), covariance=torch.from_numpy(np.cov(exact, rowvar=False))
+    )
+    assert frechet_to_statistics(images, statistics) == pytest.approx(frechet_distance(images, references), rel=1e-6)
+
+
+def test_statistics_of_another_width_are_refused():
+    statistics = FeatureStatistics(mean=torch.zeros(4).double(), covariance=torch.eye(4).double())
+    with pytest.raises(SoftDecodeError, match="3 and 4 wide"):
+        frechet_to_statistics(random_features(9, 3, 1), statistics)

@@ -263,6 +263,31 @@ def test_a_damaged_shard_is_refused(build, tmp_path):
     assert torch.equal(everything(build()).codes, whole.codes)
 
 
+def test_a_trial_with_the_first_pictures_is_another_cache(tokenizer, make_vae, tmp_path):
+    """Its first shard must not stand for that of the whole set, which has the same digest."""
+
+    class First(HeldPictures):
+        count = 70
+
+        def __len__(self):
+            return self.count
+
+    pictures, encoder = First(some_pictures()), FeatureEncoder(tokenizer=tokenizer, vae=make_vae())
+    First.count = 3
+    assert len(build_cache(tmp_path, pictures, encoder)) == 3
+    First.count = 70
+    assert len(build_cache(tmp_path, pictures, encoder)) == 70
+
+
+@pytest.mark.parametrize("augmentation", ["none", "emoji"])
+def test_the_augmentation_of_one_view_changes_nothing(build, tokenizer, augmentation):
+    """The first view is the picture itself."""
+    build(views=1, augmentation="mirror")
+    shown = tokenizer.shown
+    build(views=1, augmentation=augmentation)
+    assert tokenizer.shown == shown
+
+
 @pytest.mark.parametrize(("changes", "named"), [({"views": 0}, "--views"), ({"corruption": 1.5}, "corruption")])
 def test_settings_out_of_range_are_refused(build, changes, named):
     with pytest.raises(SoftDecodeError, match=named):

@@ -499,3 +499,21 @@ def test_the_moving_average_is_of_trained_parameters_alone():
     before = average.values["network.0.weight"].clone()
     task.network[0].weight.data += 1
     assert torch.equal(average.values["network.0.weight"], before), "a copy, not the parameter itself"
+
+
+def test_endless_data_is_asked_for_so_many_samples_in_no_order(tmp_path, monkeypatch):
+    """A shuffled order of so many as no data has would fill the memory."""
+    asked = []
+
+    class Stream(Regression):
+        endless = True
+
+        def batch(self, indices, generators):
+            asked.append(indices.tolist())
+            return super().batch(indices, generators)
+
+    task = Stream()
+    task.samples = 2**31
+    monkeypatch.setattr(torch, "randperm", None)
+    run(tmp_path, settings(steps=3, batch_size=5), task=task)
+    assert asked == [[0, 1, 2, 3, 4]] * 3

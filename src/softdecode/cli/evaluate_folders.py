@@ -12,7 +12,7 @@ from softdecode.cli.evaluation_options import measured_table
 from softdecode.cli.metric_options import MetricOptions
 from softdecode.cli.options import check_positive, parse
 from softdecode.errors import SoftDecodeError
-from softdecode.evaluation.folders import FolderRow, evaluate_folders
+from softdecode.evaluation.folders import FolderRow, evaluate_folders, published_statistics
 from softdecode.evaluation.image_sets import FolderSet, ImageSet, open_image_set
 from softdecode.evaluation.measuring import Measuring
 from softdecode.evaluation.metrics_protocol import metrics_protocol
@@ -69,16 +69,13 @@ class EvaluateFolders:
         extractor, lpips = self.metrics.load(self.device)
         digest = references.digest() if processes.main else None
         with progress_bars(self.json or not processes.main) as bars:
+            measuring = Measuring(
+                extractor=extractor, lpips=lpips, batch_size=self.batch_size, processes=processes, on_progress=bars
+            )
             rows = evaluate_folders(
                 images,
                 references,
-                Measuring(
-                    extractor=extractor,
-                    lpips=lpips,
-                    batch_size=self.batch_size,
-                    processes=processes,
-                    on_progress=bars,
-                ),
+                measuring,
                 reference_digest=digest,
                 paired=self.paired,
                 categories=self.layout == "mjhq",
@@ -94,6 +91,7 @@ class EvaluateFolders:
             "images": str(images.origin),
             "images_sha256": images.digest(),
             "paired": self.paired,
+            "frechet_reference": "pictures" if published_statistics(references, measuring) is None else "mu and sigma",
             "count": len(images),
             "reference_count": len(references),
             "resolution": list(images.size),

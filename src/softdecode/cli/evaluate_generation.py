@@ -47,7 +47,8 @@ class EvaluateGeneration(EvaluationCommand):
     def _run(self, processes: Processes) -> None:
         vlm = self.models.load_vlm()
         measured = self.load_measured(vlm.tokenizer, vlm.name)
-        data = load_emoji(self.data.expanduser()).split("train")
+        with processes.main_first():  # where the pictures are not prepared yet, one process does it
+            data = load_emoji(self.data.expanduser()).split("train")
         chosen = held_in_prompts(data, self.prompts)
         places = {emoji: place for place, emoji in enumerate(data.emoji)}
         references = data.images[torch.tensor([places[emoji] for emoji in chosen])]

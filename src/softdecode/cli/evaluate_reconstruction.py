@@ -46,7 +46,8 @@ class EvaluateReconstruction(EvaluationCommand, SourceOptions):
     def _run(self, processes: Processes) -> None:
         vlm, tokenizer = self.models.load_vlm_or_tokenizer()
         measured = self.load_measured(tokenizer, str(self.models.model or DEFAULT_VLM))
-        pictures = self._pictures(tokenizer.image_size)
+        with processes.main_first():  # what has to be fetched, prepared or hashed first, one process does
+            pictures = self._pictures(tokenizer.image_size)
         decoders = list(measured.decoders.values())
         calibrated = [decoder for decoder in decoders if decoder.calibration.kappa != 1] or decoders
         # Fixed rule: every k-th picture of the split, in its own order.

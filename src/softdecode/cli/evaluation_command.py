@@ -26,7 +26,7 @@ class Measured:
     Attributes:
         decoders: by name.
         tuned: the tokenizer with its VQ decoder trained further; None where it is not measured.
-        steps: numbers of denoising steps.
+        steps: numbers of denoising steps; each decoder's own where there are none.
     """
 
     decoders: Mapping[str, DistributionDecoder]
@@ -36,7 +36,8 @@ class Measured:
     def columns(self, baselines: Mapping[str, str]) -> dict[str, str]:
         """Of a contact sheet: headings to rows; the baselines, then every decoder with its most steps."""
         tuned = {} if self.tuned is None else {"VQ tuned": "vq-tuned"}
-        return {**baselines, **tuned, **{name: f"{name}@{max(self.steps)}" for name in self.decoders}}
+        most = {name: max(self.steps or (decoder.config.steps,)) for name, decoder in self.decoders.items()}
+        return {**baselines, **tuned, **{name: f"{name}@{steps}" for name, steps in most.items()}}
 
     def settings(self) -> dict[str, object]:
         """What a result file says of them."""
@@ -57,7 +58,7 @@ class EvaluationCommand:
     data: Path = DEFAULT_DATA
     """Folder of the emoji data."""
     steps: tuple[int, ...] = ()
-    """Denoising steps, each >= 1 and a row; the decoders' own number where absent."""
+    """Denoising steps, different ones >= 1, each a row; each decoder's own number where absent."""
     seed: int = 0
     """Seed of the first picture; the others count on from it."""
     batch_size: int = 64
@@ -71,6 +72,8 @@ class EvaluationCommand:
     def check(self) -> None:
         """Refuse wrong settings before any long work."""
         check_positive(batch_size=self.batch_size, steps=min(self.steps, default=None))
+        if len(set(self.steps)) < len(self.steps):
+            raise SoftDecodeError(f"--steps names a number twice: {' '.join(map(str, self.steps))}")
         if self.models.decoder is not None:
             raise SoftDecodeError("name the decoders to measure with --decoders")
 
@@ -82,7 +85,7 @@ class EvaluationCommand:
         return Measured(
             decoders=decoders,
             tuned=load_tuned(self.vq_decoder, tokenizer, self.models),
-            steps=self.steps or (next(iter(decoders.values())).config.steps,),
+            steps=self.steps,
         )
 
     def measuring(self, processes: Processes, keep: Sequence[int], on_progress: Progress) -> Measuring:

@@ -12,7 +12,7 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from softdecode.base import DecoderBase
 from softdecode.cli.options import ModelOptions
-from softdecode.decoder import DistributionDecoder, same_codebook
+from softdecode.decoder import DistributionDecoder, same_codebook, weights_sha256
 from softdecode.decoder_config import base_location, read_config
 from softdecode.device import resolve_placement
 from softdecode.errors import SoftDecodeError
@@ -68,7 +68,7 @@ def load_tuned(folder: Path | None, tokenizer: ImageTokenizer, models: ModelOpti
 
 
 def decoder_settings(decoder: DistributionDecoder) -> dict[str, object]:
-    """What a result file says of a decoder besides its name: mode, sampling and calibration."""
+    """What a result file says of a decoder besides its name: mode, sampling, calibration and weights."""
     config, calibration = decoder.config, decoder.calibration
     return {
         "mode": config.mode,
@@ -77,6 +77,8 @@ def decoder_settings(decoder: DistributionDecoder) -> dict[str, object]:
         "noise_scale": config.noise_scale,
         "kappa": calibration.kappa,
         "epsilon": calibration.epsilon,
+        "dtype": str(decoder.dtype).removeprefix("torch."),
+        "weights_sha256": weights_sha256(decoder),
     }
 
 
@@ -97,7 +99,7 @@ class PictureOptions:
     def sinks(self, processes: Processes) -> list[PictureSink]:
         sinks: list[PictureSink] = []
         if self.save_images is not None:
-            sinks.append(PngFolder(self.save_images))
+            sinks.append(PngFolder(self.save_images, processes))
         if self.npz is not None:
             sinks.append(NpzFiles(self.npz, processes))
         return sinks

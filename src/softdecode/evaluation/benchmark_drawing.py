@@ -82,8 +82,14 @@ def draw_benchmark(
     Returns:
         How many prompts were drawn now, on this process.
     """
-    own = processes.share(len(prompts), 1)
-    missing = [place for place in own if not all(layout.complete(output / tree, prompts[place]) for tree in TREES)]
+    # What is missing is shared out, not all prompts: a run that is taken up again keeps every process busy.
+    lacking = [
+        place
+        for place, prompt in enumerate(prompts if processes.main else ())
+        if not all(layout.complete(output / tree, prompt) for tree in TREES)
+    ]
+    lacking = processes.from_main(lacking)
+    missing = [lacking[place] for place in processes.share(len(lacking), 1)]
     jobs = [(place, sample) for place in missing for sample in range(layout.samples)]
     waiting: dict[str, list[Image.Image]] = {tree: [] for tree in TREES}
     written = 0

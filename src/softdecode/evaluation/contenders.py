@@ -83,11 +83,12 @@ def vq_contenders(rates: BitRates, tuned: ImageTokenizer | None) -> list[Contend
 def decoder_contenders(
     decoders: Mapping[str, DistributionDecoder], *, rates: BitRates, steps: Sequence[int], seed: int
 ) -> list[Contender[DecodableBatch]]:
-    """Every decoder with every number of steps; picture i has the noise of seed `seed` + i."""
+    """Every decoder with every number of steps, with its own where there are none; picture i's noise has the seed
+    `seed` + i."""
     contenders = []
     for name, decoder in decoders.items():
         condition, bits = rates.seen_by(decoder)
-        for count in steps:
+        for count in steps or (decoder.config.steps,):
 
             def decode(batch: DecodableBatch, decoder: DistributionDecoder = decoder, count: int = count) -> Tensor:
                 pictures = decoder.denoise(

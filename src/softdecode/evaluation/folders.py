@@ -1,7 +1,7 @@
 """Folder protocol: two picture sets, whoever made them, against each other; no model is needed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.extractors import extractor_info
 from softdecode.evaluation.image_sets import FolderSet, ImageSet
 from softdecode.evaluation.measuring import Harvest, Measuring, set_features
-from softdecode.evaluation.metrics import compare_sets
+from softdecode.evaluation.metrics import FeatureStatistics, compare_sets, frechet_to_statistics
 from softdecode.evaluation.reference_features import ReferenceFeatures
 
 
@@ -79,9 +79,20 @@ def evaluate_folders(
     if not measuring.processes.main:
         return []
     features = torch.cat(joined.features)
+    statistics = published_statistics(references, measuring)
+    if statistics is not None:
+        overall = _row("overall", joined, features, reference_features, range(len(images)), range(len(references)))
+        return [replace(overall, frechet=frechet_to_statistics(features, statistics))]
     rows = [_row("overall", joined, features, reference_features, range(len(images)), range(len(references)))]
     rows += [_row(name, joined, features, reference_features, *both) for name, both in places.items()]
     return rows
+
+
+def published_statistics(references: ImageSet, measuring: Measuring) -> FeatureStatistics | None:
+    """Those of the whole set that a reference file is a part of, if they are of the features that are measured."""
+    if isinstance(references, FolderSet) or not extractor_info(measuring.extractor).is_fid:
+        return None
+    return references.statistics
 
 
 def _row(
@@ -157,9 +168,8 @@ def _categories(images: ImageSet, references: ImageSet) -> dict[str, tuple[list[
     if not (isinstance(images, FolderSet) and isinstance(references, FolderSet)):
         raise SoftDecodeError("categories are folders; .npz files have none")
     own, other = _by_folder(images), _by_folder(references)
-    if own.keys() != other.keys():
-        names = sorted(own.keys() ^ other.keys())
-        raise SoftDecodeError(f"{images.origin} and {references.origin} differ in their categories: {', '.join(names)}")
+    if unknown := sorted(own.keys() - other.keys()):
+        raise SoftDecodeError(f"{references.origin} has no category {', '.join(unknown)}, {images.origin} has")
     return {name: (own[name], other[name]) for name in sorted(own)}
 
 

@@ -98,7 +98,7 @@ def evaluate_generation(
         vlm, sampling: what draws, and how; the image of prompt i has seed `seed` + i.
         decoders: by name.
         measuring: extractor, batch size, processes; see `Measuring`.
-        steps: numbers of denoising steps, each a row of every decoder.
+        steps: numbers of denoising steps, each a row of every decoder; each decoder's own where there are none.
         tuned: the tokenizer with its VQ decoder trained further, a baseline; none where None.
 
     Returns:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
+from softdecode.evaluation.metrics import FeatureStatistics
 from softdecode.files import file_sha256, listing
 from softdecode.images import open_picture, resize_and_crop, to_pixels
 
@@ -106,6 +107,11 @@ class NpzSet:
 
     Uncompressed files, as ADM's are, stay on the disk; compressed ones are read as a whole.
 
+    Attributes:
+        origin: the file.
+        statistics: `mu` and `sigma`, where the file has them. In ADM's reference files they are of Inception's features
+            of the whole set, and `arr_0` is 10,000 of its pictures, which published FIDs do not look at.
+
     Raises:
         SoftDecodeError: the file is missing, damaged, or holds something else.
     """
@@ -114,6 +120,7 @@ class NpzSet:
         self.origin = path
         try:
             pixels = _array(path)
+            self.statistics = _statistics(path)
         except OSError as error:
             raise SoftDecodeError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
@@ -167,6 +174,16 @@ def _array(path: Path) -> np.ndarray:
             return _mapped(path, entry)
         with archive.open(entry) as file:
             return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _statistics(path: Path) -> FeatureStatistics | None:
+    with np.load(path, allow_pickle=False) as content:
+        if not {"mu", "sigma"} <= set(content.files):
+            return None
+        mean, covariance = (torch.from_numpy(np.asarray(content[name], np.float64)) for name in ("mu", "sigma"))
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(f"mu and sigma are {list(mean.shape)} and {list(covariance.shape)}")
+    return FeatureStatistics(mean=mean, covariance=covariance)
 
 
 def _mapped(path: Path, entry: zipfile.ZipInfo) -> np.ndarray:

@@ -34,6 +34,19 @@ class ImageSetScore:
     kernel_std: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class FeatureStatistics:
+    """What a Frechet distance knows of a set of pictures, where the pictures themselves are not at hand.
+
+    Attributes:
+        mean: [D] float64.
+        covariance: [D, D] float64, unbiased.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+
 def image_features(images: Tensor, extractor: nn.Module, batch_size: int = 16) -> Tensor:
     """Features of an image set, to compute once and compare often.
 
@@ -88,6 +101,21 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     metric.update(_exact(features_a), real=False)
     metric.update(_exact(features_b), real=True)
     return metric.compute().item()
+
+
+def frechet_to_statistics(features: Tensor, reference: FeatureStatistics) -> float:
+    """`frechet_distance` of features [M, D] to a set of which only the statistics were published.
+
+    Raises:
+        SoftDecodeError: fewer than 2 images, another width, or values that are not finite.
+    """
+    _check_features(features, reference.mean[None].expand(2, -1))
+    exact = _exact(features)
+    mean, covariance = exact.mean(0), exact.T.cov()
+    # The trace of the root of a product of covariances, from its eigenvalues, which are not negative but for rounding.
+    root = torch.linalg.eigvals(covariance @ reference.covariance).sqrt().real.sum()
+    distance = (mean - reference.mean).square().sum() + covariance.trace() + reference.covariance.trace() - 2 * root
+    return distance.item()
 
 
 def kernel_distance(features_a: Tensor, features_b: Tensor) -> tuple[float, float]:

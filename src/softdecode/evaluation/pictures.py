@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softdecode.data.emoji import load_emoji
 from softdecode.data.picture_sets import PictureBatch, SourcePictures
-from softdecode.data.sources import CorruptPictures, PictureTransform, SourceOptions
+from softdecode.data.sources import CorruptPictures, SourceOptions
 
 EMOJI_RESIZER = "none: pictures are 64 px as published (fluent: Lanczos from 256 px)"
 
@@ -129,9 +129,9 @@ def source_pictures(
     Raises:
         SoftDecodeError: no such source.
     """
-    transform = PictureTransform(size)
     corrupt = CorruptPictures(output / "unusable.jsonl", limit=0.0, minimum=0)
-    pictures = SourcePictures((options or SourceOptions()).open(spec, transform), corrupt, limit)
+    source = (options or SourceOptions()).open(spec, size)
+    pictures = SourcePictures(source, corrupt, limit)
     read = _ReadPictures(pictures)
     return EvaluationPictures(
         images=read,
@@ -141,7 +141,7 @@ def source_pictures(
             "source": spec,
             "data_sha256": pictures.digest,
             "whole_split": limit is None,
-            "resizer": transform.identity,
+            "resizer": source.transform.identity,
             "crop": "centre, where the shape differs",
         },
     )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from torch import distributed
@@ -15,6 +16,9 @@ from torch import distributed
 from softdecode.device import use_local_device
 
 T = TypeVar("T")
+
+# How long the fastest process waits for the slowest, of an evaluation of hours; gloo's 30 minutes would end it.
+_PATIENCE = timedelta(days=30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,15 @@ class Processes:
         distributed.broadcast_object_list(shared, src=0)
         return shared[0]
 
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Rank 0 goes through the block before the others, which then find what it has prepared."""
+        if not self.main:
+            self.wait()
+        yield
+        if self.main:
+            self.wait()
+
     def wait(self) -> None:
         """Wait until every process has come here."""
         if self.size > 1:
@@ -75,7 +88,7 @@ def joined_processes() -> Iterator[Processes]:
         yield ALONE
         return
     use_local_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("gloo", timeout=_PATIENCE)
     try:
         yield Processes(rank=distributed.get_rank(), size=distributed.get_world_size())
     finally:

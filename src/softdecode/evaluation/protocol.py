@@ -15,6 +15,7 @@ _PROTOCOL = (
     "paired",
     "count",
     "reference_count",
+    "frechet_reference",
     "resolution",
     "resizer",
     "crop",

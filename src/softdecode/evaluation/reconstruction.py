@@ -84,7 +84,7 @@ def evaluate_reconstruction(
         decoders: by name, all on one VAE; each conditions by its own mode and calibration.
         measuring: extractor, batch size, processes; see `Measuring`.
         calibration: for the row `vq-soft`.
-        steps: numbers of denoising steps, each a row of every decoder.
+        steps: numbers of denoising steps, each a row of every decoder; each decoder's own where there are none.
         seed: of the first image's noise, the others count on.
         vlm, captions: for decoders that were trained on the VLM's own beliefs.
         tuned: the tokenizer with its VQ decoder trained further, a baseline; none where None.

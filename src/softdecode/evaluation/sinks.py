@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.processes import Processes
-from softdecode.files import atomic_path
+from softdecode.files import atomic_path, listing
 from softdecode.images import save_image, to_pil
 
 
@@ -27,10 +27,17 @@ class PictureSink(Protocol):
 
 
 class PngFolder:
-    """Pictures as FOLDER/ROW/000000.png, numbered by their places."""
+    """Pictures as FOLDER/ROW/000000.png, numbered by their places.
 
-    def __init__(self, folder: Path) -> None:
+    Raises:
+        SoftDecodeError: the folder holds something already, which pictures of this run would be mixed with.
+    """
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
         self._folder = folder
+        if processes.main and folder.is_dir() and any(folder.iterdir()):
+            raise SoftDecodeError(f"{folder} holds {listing(folder)}; choose an empty folder for this run's pictures")
+        processes.wait()
 
     def write(self, row: str, start: int, images: Tensor) -> None:
         for place, picture in enumerate(to_pil(images), start):
@@ -58,6 +65,9 @@ class NpzFiles:
         self._parts = folder / ".parts"
         self._rank = processes.rank
         self._shapes: dict[str, tuple[int, int]] = {}
+        if processes.main:  # what an interrupted run left
+            shutil.rmtree(self._parts, ignore_errors=True)
+        processes.wait()
 
     def write(self, row: str, start: int, images: Tensor) -> None:
         del start  # a process's parts come in order

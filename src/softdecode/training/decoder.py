@@ -82,6 +82,7 @@ class DecoderTask(Task):
         self.shown = shown
         self.splice = splice
         self.samples = len(features)
+        self.endless = features.endless
         first = next(iter(decoders.values()))
         self.base = first.base
         self.grid = first.token_grid

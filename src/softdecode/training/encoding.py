@@ -1,6 +1,5 @@
 """From training pictures to features, by the frozen models: VQ tokenizer, VAE and, for teacher forcing, the VLM."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from softdecode.errors import SoftDecodeError
-from softdecode.files import tensor_sha256
+from softdecode.files import state_sha256
 from softdecode.images import to_uint8, to_unit_range
 from softdecode.latents import encode_images
 from softdecode.training.augment import corrupt_tokens
@@ -93,9 +92,6 @@ class FeatureEncoder:
 
 
 def module_sha256(model: object) -> str:
-    """A hash over all of a module's tensors and their names, whatever device they are on."""
+    """A hash over all of a module's tensors and their names."""
     assert isinstance(model, nn.Module)
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor_sha256(value)}\n".encode())
-    return digest.hexdigest()
+    return state_sha256(model.state_dict())

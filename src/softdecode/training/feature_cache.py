@@ -109,8 +109,9 @@ def build_cache(
         raise SoftDecodeError(f"--views must be at least 1, got {views}")
     identity = {
         "pictures": pictures.digest,
+        "count": len(pictures),
         "encoder": encoder.identity(),
-        "augmentation": augmentation,
+        "augmentation": augmentation if views > 1 else "none",
         "views": views,
         "seed": seed,
         "shard_pictures": SHARD_PICTURES,

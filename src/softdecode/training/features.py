@@ -70,6 +70,9 @@ class Features:
 class FeatureRows(Protocol):
     """Training data of decoders: read from a cache, or encoded as it is asked for."""
 
+    endless: bool
+    """Whether it is a stream: indices then say how many rows are wanted, not which."""
+
     def __len__(self) -> int:
         """Rows of an epoch."""
         ...
@@ -97,6 +100,8 @@ class FeatureRows(Protocol):
 
 class IndexedRows(ABC):
     """`FeatureRows` that have no state but their indices."""
+
+    endless = False
 
     @abstractmethod
     def __len__(self) -> int: ...

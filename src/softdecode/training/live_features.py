@@ -15,13 +15,15 @@ from softdecode.training.features import Features
 
 
 class StreamedFeatures:
-    """Features of an endless stream: the indices that are asked for say how many, not which.
+    """Features of an endless stream.
 
     Args:
         open_stream: opens this process's stream, at a state or, where None, at its beginning.
         encoder: the frozen models.
         augmentation: of every picture.
     """
+
+    endless = True
 
     def __init__(
         self,

@@ -79,7 +79,10 @@ def train(
     run = Run(task=task, optimizer=optimizer, average=MovingAverage(task, config.ema_decay), guard=LossGuard(config))
     start = load_checkpoint(output, run, accelerator) if resume else 0
     journal = Journal(accelerator, config, output, job, start)
-    order = sample_order(task.samples, config.batch_size, config.seed, start, config.steps)
+    if task.endless:
+        order = (torch.arange(config.batch_size) for _ in range(start, config.steps))
+    else:
+        order = sample_order(task.samples, config.batch_size, config.seed, start, config.steps)
     for step, indices in enumerate(order, start):
         for group in optimizer.param_groups:
             group["lr"] = config.rate_at(step)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from softdecode.errors import SoftDecodeError
 from softdecode.training.config import LoopConfig
@@ -42,11 +43,19 @@ class Replicated(Alone):
 
     def __init__(self, task: Task, accelerator: Accelerator) -> None:
         super().__init__(task)
-        self._accelerator = accelerator
-        self.module = accelerator.prepare_model(task, device_placement=False)
+        device = accelerator.device
+        # Not by accelerate, which names the device by the process's place on the node: where SLURM shows each task one
+        # GPU alone, that is another number.
+        self.module = DistributedDataParallel(
+            task,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
 
     def unsynchronised(self) -> AbstractContextManager[None]:
-        return self._accelerator.no_sync(self.module)
+        assert isinstance(self.module, DistributedDataParallel)
+        return self.module.no_sync()
 
 
 class Sharded(Alone):

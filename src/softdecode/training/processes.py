@@ -1,15 +1,17 @@
 """The processes of a training run: found from whatever launched them, and connected once."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration
 
 from softdecode.errors import SoftDecodeError
 from softdecode.training.config import LoopConfig
 
+_PATIENCE = timedelta(days=1)
 # accelerate's ways of wrapping a model, as `accelerate launch` asks for them; ours is chosen by `LoopConfig.parallel`.
 _FOREIGN = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 
@@ -32,7 +34,9 @@ def connect(device: torch.device) -> PartialState:
         if os.environ.get(variable, "false").lower() == "true":
             raise SoftDecodeError(f"accelerate was told to use {name}; launch without it, and use --loop.parallel")
     # `cpu` only where several processes need it: alone, accelerate has no say in the device.
-    state = PartialState(cpu=world > 1 and device.type == "cpu")
+    # The others wait while one process fetches or hashes a data set, which may take hours.
+    patience = {"timeout": _PATIENCE} if world > 1 else {}
+    state = PartialState(cpu=world > 1 and device.type == "cpu", **patience)
     if state.num_processes != world:
         raise SoftDecodeError(
             f"{world} processes were launched, but they could not be connected on {device}; see docs/distributed.md"
@@ -54,7 +58,6 @@ def build_accelerator(config: LoopConfig, device: torch.device, output: Path) ->
         gradient_accumulation_steps=1,
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "trackers")),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
 
 

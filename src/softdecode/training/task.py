@@ -20,6 +20,8 @@ class Task(nn.Module):
 
     samples: int
     """Number of samples in the training data."""
+    endless: bool = False
+    """Whether the data is a stream: indices then say how many samples are wanted, not which."""
     whole_batches: bool = False
     """Whether the loss is no mean over samples, so that a batch cannot be divided among processes or micro-batches."""
 

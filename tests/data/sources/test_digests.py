@@ -88,3 +88,13 @@ def test_a_file_that_changes_while_it_is_read_is_refused(root, tmp_path, monkeyp
     monkeypatch.setattr(digests, "file_sha256", grow)
     with pytest.raises(SoftDecodeError, match="changed while it was read"):
         digest_files(root, ["a"], tmp_path / "cache")
+
+
+def test_hashing_that_is_stopped_goes_on_where_it_was(root, tmp_path, reads, monkeypatch):
+    let_time_pass(monkeypatch)
+    monkeypatch.setattr(digests, "_SAVED_EVERY", -1)
+    with pytest.raises(SoftDecodeError, match="cannot read"):
+        digest_files(root, ["a", "b", "z"], tmp_path / "cache")
+    reads.clear()
+    digest_files(root, ["a", "b", "c"], tmp_path / "cache")
+    assert reads == ["c"]

@@ -76,7 +76,7 @@ def test_transparency_is_composited_on_white():
 
 def test_small_pictures_are_refused_unless_enlarging_is_allowed():
     data = picture_bytes(9, (5, 20))
-    with pytest.raises(SoftDecodeError, match="key is 5×20 pixels, too small for 6×6 without enlarging"):
+    with pytest.raises(SoftDecodeError, match="key is 5×20 pixels, too small for 6×6; allow_upscale"):
         PictureTransform((6, 6))(data, "key")
     assert PictureTransform((6, 6), allow_upscale=True)(data, "key").unique().tolist() == [7, 9, 246]
 

@@ -97,3 +97,13 @@ def test_rows_of_one_name_in_one_result_are_refused_rather_than_dropped(write, r
     path = write("r.json", results.result([results.row("soft", 3, 4), results.row("soft", 5, 4)]))
     with pytest.raises(SoftDecodeError, match="several rows are called soft"):
         find_sources([path])
+
+
+@pytest.mark.parametrize(
+    ("images", "name"),
+    [("out/cfg7.5", "cfg7.5"), ("out/cfg7.5.npz", "cfg7.5"), ("out/soft", "soft"), ("out/v1.0/results.jsonl", "v1.0")],
+)
+def test_pictures_go_by_their_folders_whole_name(write, images, name):
+    content = {"command": "evaluate folders", "protocol": {"images": images}, "rows": [{"name": "overall"}]}
+    (source,) = find_sources([write("result.json", content)])
+    assert [row["name"] for row in source.rows] == [name]

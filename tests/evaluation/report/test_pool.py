@@ -138,3 +138,16 @@ def test_rows_that_two_baselines_could_be_theirs_have_no_ratio_and_a_warning(poo
     (pool,) = pools(*(results.result(rows) for rows in contents))
     assert [entry.row["frechet_over_vq"] for entry in pool.entries] == [1, 1, None]
     assert "no ratio over VQ" in pool.warnings[0]
+
+
+def test_models_that_agree_in_a_category_are_two_for_all_that(write):
+    rows = [{"name": "colors", "accuracy": 0.5, "count": 8}, {"name": "overall", "accuracy": 0.5, "count": 8}]
+    paths = []
+    for place, accuracy in enumerate((0.25, 0.75)):
+        own = [{"name": "counting", "accuracy": accuracy, "count": 8}, *rows]
+        protocol = {"task": "geneval", "results": f"run{place}/soft/results.jsonl"}
+        paths.append(write(f"{place}.json", {"command": "evaluate geneval", "protocol": protocol, "rows": own}))
+    (pool,) = make_pools(find_sources(paths))
+    found = {(entry.label, entry.category): entry.row["accuracy"] for entry in pool.entries}
+    assert found["soft [1]", "colors"] == found["soft [2]", "colors"] == 0.5
+    assert (found["soft [1]", "counting"], found["soft [2]", "counting"]) == (0.25, 0.75)

@@ -13,6 +13,7 @@ from softdecode.data.sources.read_ahead import read_ahead
 from softdecode.errors import SoftDecodeError
 from softdecode.files import file_sha256, read_json, write_text
 
+_SAVED_EVERY = 60  # seconds
 _SETTLED = 2 * 10**9  # nanoseconds; see `_stamp`
 
 
@@ -42,12 +43,18 @@ def digest_files(root: Path, names: Sequence[str], cache: Path, *, threads: int 
         return name, [*stamp, _digest(root / name, stamp)], settled
 
     progress = tqdm(names, desc="hashing files", unit="file", delay=2, disable=None)
-    entries = list(read_ahead(entry, progress, threads))
-    kept = memo | {name: found for name, found, settled in entries if settled}
+    entries, kept, saved = [], dict(memo), time.monotonic()
+    for name, found, settled in read_ahead(entry, progress, threads):
+        entries.append((name, found))
+        if settled:
+            kept[name] = found
+        if time.monotonic() - saved > _SAVED_EVERY:  # a run that is stopped while hashing goes on there
+            write_text(memo_file, json.dumps(kept))
+            saved = time.monotonic()
     if kept != memo:
         write_text(memo_file, json.dumps(kept))
     whole = hashlib.sha256()
-    for name, found, _ in entries:
+    for name, found in entries:
         whole.update(json.dumps([name, found[-1]]).encode())
     return whole.hexdigest()
 

@@ -13,6 +13,8 @@ from softdecode.errors import SoftDecodeError
 class SourceOptions:
     """What `open_source` is told besides the place and the transform."""
 
+    allow_upscale: bool = False
+    """Enlarge a source's pictures that are smaller than the model's; else they cannot be used."""
     caption_from: CaptionFrom = "text"
     """Captions of a folder of pictures: text is NAME.txt beside NAME.jpg, folder the name of the folder they lie in."""
     caption_column: str | None = None
@@ -22,11 +24,11 @@ class SourceOptions:
     read_threads: int = 4
     """Pictures of a source that are decoded at once, >= 1; it changes the speed, not the order."""
 
-    def open(self, spec: str, transform: PictureTransform) -> PictureSource:
-        """See `open_source`."""
+    def open(self, spec: str, size: tuple[int, int]) -> PictureSource:
+        """The source, whose pictures are brought to `size` (height, width); see `open_source`."""
         return open_source(
             spec,
-            transform=transform,
+            transform=PictureTransform(size, self.allow_upscale),
             caption_column=self.caption_column,
             image_column=self.image_column,
             caption_from=self.caption_from,

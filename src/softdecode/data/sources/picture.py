@@ -69,7 +69,8 @@ class PictureTransform:
         if (image.height, image.width) != self.size:
             if not self.allow_upscale and (image.height < height or image.width < width):
                 raise SoftDecodeError(
-                    f"{name} is {image.width}×{image.height} pixels, too small for {width}×{height} without enlarging"
+                    f"{name} is {image.width}×{image.height} pixels, too small for {width}×{height}; allow_upscale "
+                    "(--allow-upscale) would enlarge it"
                 )
             image = resize_and_crop(image, self.size)
         return to_pixels(image).contiguous()

@@ -4,6 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -70,6 +71,16 @@ class PictureSource(ABC):
                 yield outcome
             else:
                 corrupt.skip(outcome.key, outcome.reason)
+
+    def has_captions(self, looked_at: int = 16) -> bool:
+        """Whether any of the first pictures has a caption."""
+        for record in islice(self.records(), looked_at):
+            try:
+                if record.read()[1] is not None:
+                    return True
+            except (OSError, SoftDecodeError):
+                continue  # it is listed when it is decoded
+        return False
 
     def stream(
         self,

@@ -52,9 +52,13 @@ def place_of(entry: Entry) -> int:
 
 
 def same_measurement(entry: Entry, other: Entry) -> bool:
-    """Whether two rows are one measurement made twice, as that of a baseline beside other decoders."""
+    """Whether two rows are one measurement made twice, as that of a baseline beside other decoders.
+
+    Rows of categories are not: models often agree in one of GenEval's tags, and are two for all that.
+    """
     return (
-        (entry.name, entry.steps, entry.category) == (other.name, other.steps, other.category)
+        not entry.row.get("category")
+        and (entry.name, entry.steps, entry.category) == (other.name, other.steps, other.category)
         and entry.settings == other.settings
         and all(_close(entry.row.get(name), other.row.get(name)) for name in JUDGED if name != "frechet_over_vq")
     )

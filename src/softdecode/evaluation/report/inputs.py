@@ -66,7 +66,8 @@ class Source:
         if origin is None:
             return rows
         path = Path(str(self.protocol.get(origin, self.path)))
-        name = path.parent.name if path.stem in ("results", "result") else path.stem
+        name = path.name.removesuffix(path.suffix if path.suffix in (".npz", ".jsonl", ".json") else "")
+        name = path.parent.name if name in ("results", "result") else name
         name = name or "pictures"  # those of the folder "."
         return [{**row, "name": name, "category": row["name"]} for row in rows]
 

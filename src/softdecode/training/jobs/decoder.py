@@ -86,15 +86,17 @@ class DecoderJob(PictureJob):
         vae = load_pretrained(AutoencoderKL, self.vae)
         nn.Module.to(vae, device)  # diffusers annotates its own as taking no device
         encoder = self._encoder(vlm, tokenizer, vae)
+        if encoder.vlm is not None and not any(data.captions):
+            raise SoftDecodeError("teacher forcing needs captions, and none of the pictures has one; see docs/data.md")
+        torch.manual_seed(self.loop.seed)
+        decoders = self._decoders(tokenizer, vae)  # before the long work: it reads what may be missing
+        if self.initial is not None:
+            _start_from(decoders, self.initial)
         pictures = HeldPictures(PictureBatch(images=data.images, keys=data.keys, captions=data.captions))
         features = cached_features(
             self, self.data / "features", pictures, encoder, augmentation=self.changes, views=self.views
         )
         shown = preview_features(self.shown(), encoder)
-        torch.manual_seed(self.loop.seed)
-        decoders = self._decoders(tokenizer, vae)
-        if self.initial is not None:
-            _start_from(decoders, self.initial)
         task = DecoderTask(decoders, features, splice=self.splice, shown=shown)
         self.train(task, data.digest)
         if self.processes.is_main_process:

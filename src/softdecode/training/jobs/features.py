@@ -9,6 +9,7 @@ from softdecode.data.sources.corrupt import CorruptPictures
 from softdecode.data.sources.memory import Pictures
 from softdecode.data.sources.source import PictureSource
 from softdecode.data.sources.stream import PictureStream
+from softdecode.errors import SoftDecodeError
 from softdecode.progress import Progress, progress_bars
 from softdecode.seeds import generator_for
 from softdecode.training.augment import Augmentation
@@ -42,7 +43,11 @@ def cached_features(
         cache = build(bars)
     processes.wait_for_everyone()
     cache = cache or build()
-    assert cache is not None, "every process has encoded its share"
+    if cache is None:
+        raise SoftDecodeError(
+            f"parts that other processes encoded are not in {root}; --cache (of the embedded jobs: --data) must be a "
+            "folder that all processes see"
+        )
     return cache
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from softdecode.base import DecoderBase, load_base
 from softdecode.calibration import Calibration
@@ -47,8 +48,8 @@ class PretrainedDecoderJob(SourceJob):
     """The training pictures: a folder, .tar files by a brace pattern, hf:NAME or hf-stream:NAME (see docs/data.md)."""
     live: bool = False
     """Encode pictures in every step, as they come, rather than once; nothing is stored."""
-    augmentation: Augmentation = "mirror"
-    """none, or mirror (half of the pictures)."""
+    augmentation: Augmentation | None = None
+    """none, or mirror (half of the pictures) of every view but the first, and of live pictures; mirror where absent."""
     corruption: float = 0.0
     """Share of the tokens that are swapped for likely neighbours, as a VLM errs, in [0, 1]."""
     source: ConditionSource = "proxy"
@@ -78,8 +79,14 @@ class PretrainedDecoderJob(SourceJob):
     def run(self) -> None:
         self._check()
         device, dtype = resolve_device(self.device), self.frozen_dtype
-        vlm = load_vlm(self.vlm, revision=self.vlm_revision, device=device, dtype=dtype)
-        base = load_base(self.base, revision=self.base_revision, dtype=dtype).to(device)
+        sharded = self.loop.parallel == "fsdp2" and self.processes.num_processes > 1
+        vlm = load_vlm(self.vlm, revision=self.vlm_revision, dtype=dtype)
+        self._calibration(vlm.tokenizer.codebook.float().cpu())  # before the long work, not after it
+        base = load_base(self.base, revision=self.base_revision, dtype=dtype)
+        # A device gets what encodes pictures and, if it is not to be shared out, the transformer. `processes` above has
+        # made `cuda` mean each process's own.
+        for part in (vlm if self.source == "teacher-forced" else vlm.tokenizer, base.vae if sharded else base):
+            cast(nn.Module, part).to(device)
         encoder = self._encoder(vlm, base)
         features, digest = self._features(encoder)
         shown = preview_features(self.preview_pictures(vlm.tokenizer.image_size), encoder)
@@ -108,12 +115,21 @@ class PretrainedDecoderJob(SourceJob):
     def _features(self, encoder: FeatureEncoder) -> tuple[FeatureRows, str]:
         """What training reads instead of pictures, and the identity of the pictures."""
         source, corrupt = self.open_source(self.images, encoder.tokenizer.image_size)
+        if encoder.vlm is not None and not source.has_captions():
+            raise SoftDecodeError(
+                f"teacher forcing needs captions, and the first pictures of {self.images} have none; see docs/data.md"
+            )
+        augmentation = self.augmentation or "mirror"
         with self.processes.main_process_first():  # it digests the files, the others read the digests
             identity = source.identity
         if self.live:
-            return live_features(self, source, corrupt, encoder, self.augmentation), identity
+            return live_features(self, source, corrupt, encoder, augmentation), identity
+        if not hasattr(source, "__len__") and self.processes.num_processes > 1:
+            raise SoftDecodeError(
+                f"{self.images} can only be read from its start, by every process: use --live, or hf: in place of it"
+            )
         pictures = SourcePictures(source, corrupt, self.limit)
-        cache = cached_features(self, self.cache, pictures, encoder, augmentation=self.augmentation, views=self.views)
+        cache = cached_features(self, self.cache, pictures, encoder, augmentation=augmentation, views=self.views)
         return cache, pictures.digest
 
     def decoder(self, base: DecoderBase, tokenizer: ImageTokenizer, vlm: str) -> DistributionDecoder:
@@ -150,7 +166,8 @@ class PretrainedDecoderJob(SourceJob):
 
     def _calibration(self, codebook: Tensor) -> Calibration:
         digest = tensor_sha256(codebook)
-        if self.calibration is None or self.source == "teacher-forced":  # the VLM's own belief needs none
+        # The tokens alone and the VLM's own belief need none.
+        if self.calibration is None or self.mode == "hard" or self.source == "teacher-forced":
             return Calibration(codebook_sha256=digest)
         return Calibration.load(self.calibration, digest)
 
@@ -169,6 +186,15 @@ class PretrainedDecoderJob(SourceJob):
             raise SoftDecodeError(
                 "--live streams all pictures, and augments them anew each time; it has no use for --limit and --views"
             )
+        if self.augmentation not in (None, "none") and self.views == 1 and not self.live:
+            raise SoftDecodeError("the first view is the picture itself; --augmentation needs --views 2 or --live")
+        if self.corruption and self.mode == "soft" and self.source == "proxy" and not self.draft:
+            raise SoftDecodeError(
+                "a soft decoder does not see the proxy's chosen tokens, which --corruption swaps: use --mode joint, "
+                "--draft or --source teacher-forced, or leave it out"
+            )
+        if self.initial is not None:
+            read_config(self.initial)
         if self.views < 1:
             raise SoftDecodeError(f"--views must be at least 1, got {self.views}")
 

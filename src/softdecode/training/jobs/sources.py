@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from softdecode.data.sources.corrupt import CorruptPictures
 from softdecode.data.sources.memory import Pictures, some_pictures
 from softdecode.data.sources.options import SourceOptions
-from softdecode.data.sources.picture import PictureTransform
 from softdecode.data.sources.source import PictureSource
 from softdecode.training.jobs.job import Job
 from softdecode.training.previews import PREVIEWED
@@ -15,8 +14,6 @@ from softdecode.training.previews import PREVIEWED
 class SourceJob(Job, SourceOptions):
     """A job whose pictures can come from a source, see docs/data.md."""
 
-    allow_upscale: bool = False
-    """Enlarge a source's pictures that are smaller than the model's; else they count as unusable."""
     corrupt_limit: float = 0.01
     """Largest share of a source's pictures that cannot be used; more of them stop the run. `unusable.jsonl` lists
     them."""
@@ -33,5 +30,5 @@ class SourceJob(Job, SourceOptions):
     def open_source(self, spec: str, size: tuple[int, int]) -> tuple[PictureSource, CorruptPictures]:
         """The source, whose pictures are brought to `size` (height, width), and the account of unusable ones."""
         with self.processes.main_process_first():  # where it is fetched first, one process does it
-            source = self.open(spec, PictureTransform(size, self.allow_upscale))
+            source = self.open(spec, size)
         return source, CorruptPictures(self.output / "unusable.jsonl", limit=self.corrupt_limit)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from softdecode.decoder import DistributionDecoder
+from softdecode.images import save_image, to_pil
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
 PLAIN = ("--mixed_precision", "no", "--dynamo_backend", "no")
@@ -69,3 +70,31 @@ def test_two_processes_train_the_decoders_that_one_would(stack, softdecode_proce
                 getattr(found, part).state_dict().items(), getattr(expected, part).state_dict().values(), strict=True
             ):
                 torch.testing.assert_close(value, other, rtol=0, atol=2e-3, msg=key)
+
+
+def test_a_published_base_that_is_shared_out_trains_as_on_one_process(stack, softdecode_process, photos, tmp_path):
+    """It is read into the CPU's memory there, and shared out from it."""
+
+    def arguments(output):
+        return [
+            *("-m", "softdecode.cli.main", "train", "decoder", "--preset", "janus-pro-flux-fill", "--device", "cpu"),
+            *("--vlm", stack.vlm, "--base", stack.exported / "base", "--images", photos, "--output", output),
+            *("--calibration", stack.runs / "calibration" / "calibration.json", "--cache", tmp_path / "cache"),
+            *("--loop.steps", 4, "--loop.batch-size", 4, "--loop.warmup-steps", 1, "--loop.learning-rate", 1e-3),
+            *("--loop.precision", "fp32", "--loop.log-every", 1, "--hidden-channels", 8),
+        ]
+
+    softdecode_process(arguments(tmp_path / "alone"))
+    softdecode_process([*LAUNCH, *PLAIN, *arguments(tmp_path / "both"), "--loop.parallel", "fsdp2"])
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+    assert len(losses(tmp_path / "both")) == 4
+    assert DistributionDecoder.from_pretrained(tmp_path / "both" / "model").config.trained == "attention"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (6, 3, 64, 64), generator=generator).to(torch.uint8)
+    for number, picture in enumerate(to_pil(images)):
+        save_image(picture, tmp_path / "photos" / f"{number}.png")
+    return tmp_path / "photos"

@@ -16,6 +16,7 @@ from typing import Annotated
 import tyro
 
 from softdecode.cli.options import ModelOptions
+from softdecode.decoder import weights_sha256
 from softdecode.files import write_json
 from softdecode.models import DEFAULT_DECODER
 from softdecode.provenance import provenance

@@ -78,13 +78,13 @@ class PretrainedDecoderJob(SourceJob):
 
     def run(self) -> None:
         self._check()
+        processes = self.processes  # connected before any model is moved: only then is `cuda` each process's own
         device, dtype = resolve_device(self.device), self.frozen_dtype
-        sharded = self.loop.parallel == "fsdp2" and self.processes.num_processes > 1
+        sharded = self.loop.parallel == "fsdp2" and processes.num_processes > 1
         vlm = load_vlm(self.vlm, revision=self.vlm_revision, dtype=dtype)
         self._calibration(vlm.tokenizer.codebook.float().cpu())  # before the long work, not after it
         base = load_base(self.base, revision=self.base_revision, dtype=dtype)
-        # A device gets what encodes pictures and, if it is not to be shared out, the transformer. `processes` above has
-        # made `cuda` mean each process's own.
+        # The device gets what encodes pictures and, if it is not to be shared out, the transformer.
         for part in (vlm if self.source == "teacher-forced" else vlm.tokenizer, base.vae if sharded else base):
             cast(nn.Module, part).to(device)
         encoder = self._encoder(vlm, base)
@@ -95,7 +95,7 @@ class PretrainedDecoderJob(SourceJob):
         del vlm, encoder  # training needs the codebook alone
         task = DecoderTask({self.mode: decoder}, features, shown=shown)
         self.train(task, digest)
-        if not self.processes.is_main_process:
+        if not processes.is_main_process:
             return
         # Small parts are kept as they were trained, large ones in the precision that they are used in.
         small = self.trained in ("adapter", "lora")

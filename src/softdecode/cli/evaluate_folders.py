@@ -91,7 +91,6 @@ class EvaluateFolders:
             "images": str(images.origin),
             "images_sha256": images.digest(),
             "paired": self.paired,
-            "frechet_reference": "pictures" if published_statistics(references, measuring) is None else "mu and sigma",
             "count": len(images),
             "reference_count": len(references),
             "resolution": list(images.size),
@@ -99,6 +98,8 @@ class EvaluateFolders:
             "resizer": "none" if self.resize is None else f"Pillow bicubic, short side to {self.resize}",
             "crop": "none" if self.resize is None else f"centre {self.resize}x{self.resize}",
         }
+        if published_statistics(references, measuring) is not None:
+            protocol["frechet_reference"] = "mu and sigma"
         self._write(rows, protocol, metrics_protocol(extractor, lpips, task="folders"))
 
     def _sets(self) -> tuple[ImageSet, ImageSet, dict[str, object]]:

@@ -151,3 +151,32 @@ def test_models_that_agree_in_a_category_are_two_for_all_that(write):
     found = {(entry.label, entry.category): entry.row["accuracy"] for entry in pool.entries}
     assert found["soft [1]", "colors"] == found["soft [2]", "colors"] == 0.5
     assert (found["soft [1]", "counting"], found["soft [2]", "counting"]) == (0.25, 0.75)
+
+
+def test_folders_that_were_measured_twice_as_a_baseline_appear_once(write):
+    """As vq/ beside each of two soft trees: both ratios are over the one."""
+    paths = []
+    for run, soft in (("a", 75.0), ("b", 62.5)):
+        for name, frechet in (("vq", 100.0), (f"soft-{run}", soft)):
+            rows = [{"name": "overall", "frechet": frechet, "count": 9}]
+            protocol = {"task": "folders", "images": f"{run}/{name}"}
+            paths.append(
+                write(f"{run}-{name}.json", {"command": "evaluate folders", "protocol": protocol, "rows": rows})
+            )
+    (pool,) = make_pools(find_sources(paths))
+    ratios = {entry.label: entry.row["frechet_over_vq"] for entry in pool.entries}
+    assert ratios == {"vq": 1.0, "soft-a": 0.75, "soft-b": 0.625}
+    assert not any("ratio" in warning for warning in pool.warnings)
+
+
+def test_weights_tell_decoders_of_one_name_apart_and_older_results_say_nothing_of_them(pools, results):
+    """With other numbers of steps nothing else would."""
+
+    def measured(steps, **said):
+        decoders = {"soft": {**results.settings["soft"], **said}}
+        return results.result([results.row("soft", 50, steps)], decoders=decoders)
+
+    (pool,) = pools(measured(4, weights_sha256="a"), measured(8, weights_sha256="b"))
+    assert [entry.label for entry in pool.entries] == ["soft [1]", "soft [2]"]
+    (pool,) = pools(measured(4, weights_sha256="a"), measured(8))
+    assert [entry.label for entry in pool.entries] == ["soft", "soft"]

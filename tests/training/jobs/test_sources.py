@@ -1,5 +1,8 @@
 """What a job is told of its source reaches the source."""
 
+import tarfile
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -79,3 +82,17 @@ def test_options_that_the_source_has_no_use_for_are_refused(job, animals):
         job(caption_column="kind").open_source(animals, (16, 16))
     with pytest.raises(SoftDecodeError, match="0 threads"):
         job(read_threads=0).open_source(animals, (16, 16))
+
+
+def test_pictures_for_previews_may_be_of_another_form(job, animals, tmp_path):
+    """What the training pictures need, columns or folders' names, their form may have no use for."""
+    with tarfile.open(tmp_path / "v.tar", "w") as tar:
+        tar.add(Path(animals) / "cat" / "20.png", "a.png")
+    loop = LoopConfig(steps=1, preview_every=3)
+    options = {"caption_from": "folder", "allow_upscale": True}
+    made = SourceJob(output=tmp_path, loop=loop, preview_images=str(tmp_path / "v.tar"), **options)
+    assert made.preview_pictures((16, 16)).captions == (None,)
+    made = SourceJob(output=tmp_path, loop=loop, preview_images=animals, **options)
+    assert made.preview_pictures((16, 16)).captions == ("cat", "cat", "dog", "dog")
+    made = SourceJob(output=tmp_path, loop=loop, preview_images=animals, caption_column="label")
+    assert made.preview_pictures((16, 16)).captions == (None, None)

@@ -35,7 +35,7 @@ class Pictures:
 
     def spread(self, count: int) -> "Pictures":
         """`count` of them, evenly spaced; all where there are fewer."""
-        places = torch.linspace(0, len(self) - 1, min(count, len(self))).round().long()
+        places = torch.linspace(0, len(self) - 1, min(count, len(self)), dtype=torch.float64).round().long()
         return Pictures(
             images=self.images[places],
             keys=tuple(self.keys[place] for place in places.tolist()),
@@ -71,7 +71,7 @@ def some_pictures(source: PictureSource, corrupt: CorruptPictures, count: int) -
         samples = list(islice(source.samples(corrupt), count))
     else:
         samples = []
-        for number in torch.linspace(0, len(source) - 1, count).round().long().tolist():
+        for number in torch.linspace(0, len(source) - 1, count, dtype=torch.float64).round().long().tolist():
             outcome = source.decode(source.record(number), number)
             if isinstance(outcome, Sample):
                 corrupt.accept()

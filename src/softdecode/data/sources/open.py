@@ -57,7 +57,7 @@ def open_source(
     _refuse(spec, {"caption_column": caption_column is not None, "image_column": image_column is not None})
     expanded = os.path.expanduser(spec)
     path = Path(expanded)
-    if kind == "pipe" or spec.endswith(".tar") or (spec and path.is_dir() and _is_tar_folder(path)):
+    if kind == "pipe" or spec.endswith(".tar") or (spec and path.is_dir() and is_tar_folder(path)):
         _refuse(spec, {"caption_from": caption_from != "text"})
         return TarSource(expanded, transform, cache=cache, threads=threads)
     if spec and path.is_dir():
@@ -72,7 +72,7 @@ def _refuse(spec: str, given: dict[str, bool]) -> None:
         raise SoftDecodeError(f"{spec} is a source without {' and '.join(useless)}; leave that out")
 
 
-def _is_tar_folder(path: Path) -> bool:
+def is_tar_folder(path: Path) -> bool:
     """Whether a folder is one of tars rather than pictures.
 
     Raises:

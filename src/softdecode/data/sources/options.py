@@ -1,9 +1,10 @@
 """How a source of pictures is read, as commands and jobs are told it."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from softdecode.data.sources.folder import CaptionFrom
-from softdecode.data.sources.open import open_source
+from softdecode.data.sources.open import is_tar_folder, open_source
 from softdecode.data.sources.picture import PictureTransform
 from softdecode.data.sources.source import PictureSource
 from softdecode.errors import SoftDecodeError
@@ -33,6 +34,19 @@ class SourceOptions:
             image_column=self.image_column,
             caption_from=self.caption_from,
             threads=self.read_threads,
+        )
+
+    def fitting(self, spec: str) -> "SourceOptions":
+        """The same for another source, without what sources of its form have no use for."""
+        path = Path(spec).expanduser()
+        hub = spec.partition(":")[0] in ("hf", "hf-stream")
+        named = not hub and path.is_dir() and not is_tar_folder(path)
+        return SourceOptions(
+            allow_upscale=self.allow_upscale,
+            caption_from=self.caption_from if named else "text",
+            caption_column=self.caption_column if hub else None,
+            image_column=self.image_column if hub else None,
+            read_threads=self.read_threads,
         )
 
     def refuse_without_source(self) -> None:

@@ -11,6 +11,7 @@ from softdecode.evaluation.report.metrics import JUDGED
 CEILING = "vae-ceiling"
 BASELINE = "vq"
 OVERALL = "overall"
+_LATER = ("dtype", "weights_sha256")  # of a decoder's settings: results of earlier versions lack them
 _ROUNDING = 1e-6  # two measurements of the same pictures agree at least so closely
 
 
@@ -54,14 +55,23 @@ def place_of(entry: Entry) -> int:
 def same_measurement(entry: Entry, other: Entry) -> bool:
     """Whether two rows are one measurement made twice, as that of a baseline beside other decoders.
 
-    Rows of categories are not: models often agree in one of GenEval's tags, and are two for all that.
+    GenEval's rows are not: models often agree in one of its tags, and are two for all that.
     """
     return (
-        not entry.row.get("category")
+        entry.source.kind != "geneval"
         and (entry.name, entry.steps, entry.category) == (other.name, other.steps, other.category)
-        and entry.settings == other.settings
+        and _same_settings(entry.settings, other.settings)
         and all(_close(entry.row.get(name), other.row.get(name)) for name in JUDGED if name != "frechet_over_vq")
     )
+
+
+def _same_settings(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Whether two descriptions are of one decoder; what older results do not say may be missing."""
+    if one is None or other is None:
+        return one is other
+    silent = [name for name in _LATER if name not in one or name not in other]
+    first, second = ({name: said for name, said in each.items() if name not in silent} for each in (one, other))
+    return first == second
 
 
 def _close(one: float | None, other: float | None) -> bool:
@@ -73,7 +83,7 @@ def _close(one: float | None, other: float | None) -> bool:
 def labelled(entries: Sequence[Entry]) -> list[Entry]:
     """Number rows by their inputs where inputs contradict each other about a name, or mean other decoders by it."""
     sources: dict[str, set[int]] = {}
-    settings: dict[str, list[object]] = {}
+    settings: dict[str, list[Mapping[str, Any] | None]] = {}
     places: dict[tuple[str, int | None, str], int] = {}
     for entry in entries:
         sources.setdefault(entry.name, set()).add(entry.source.number)
@@ -81,7 +91,7 @@ def labelled(entries: Sequence[Entry]) -> list[Entry]:
         place = (entry.name, entry.steps, entry.category)
         places[place] = places.get(place, 0) + 1
     unclear = {name for (name, _, _), count in places.items() if count > 1}
-    unclear |= {name for name, found in settings.items() if any(other != found[0] for other in found)}
+    unclear |= {name for name, found in settings.items() if not all(_same_settings(other, found[0]) for other in found)}
     unclear = {name for name in unclear if len(sources[name]) > 1}
     return [
         replace(entry, label=f"{entry.name} [{entry.source.number}]") if entry.name in unclear else entry

@@ -92,11 +92,11 @@ class DecoderJob(PictureJob):
         decoders = self._decoders(tokenizer, vae)  # before the long work: it reads what may be missing
         if self.initial is not None:
             _start_from(decoders, self.initial)
+        shown = preview_features(self.shown(), encoder)
         pictures = HeldPictures(PictureBatch(images=data.images, keys=data.keys, captions=data.captions))
         features = cached_features(
             self, self.data / "features", pictures, encoder, augmentation=self.changes, views=self.views
         )
-        shown = preview_features(self.shown(), encoder)
         task = DecoderTask(decoders, features, splice=self.splice, shown=shown)
         self.train(task, data.digest)
         if self.processes.is_main_process:

@@ -26,7 +26,8 @@ class PictureJob(EmojiJob, SourceJob):
     def pictures(self) -> Pictures:
         """The training pictures [M, 3, H, W] with names and captions; the first `limit` of them."""
         if self.images is None:
-            self.refuse_without_source()
+            if self.preview_images is None:
+                self.refuse_without_source()
             return _pictures_of(self.emoji())
         source, corrupt = self.open_source(self.images, (self.image_size, self.image_size))
         return load_pictures(source, corrupt, self.limit)

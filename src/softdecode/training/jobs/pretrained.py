@@ -88,8 +88,8 @@ class PretrainedDecoderJob(SourceJob):
         for part in (vlm if self.source == "teacher-forced" else vlm.tokenizer, base.vae if sharded else base):
             cast(nn.Module, part).to(device)
         encoder = self._encoder(vlm, base)
-        features, digest = self._features(encoder)
         shown = preview_features(self.preview_pictures(vlm.tokenizer.image_size), encoder)
+        features, digest = self._features(encoder)
         torch.manual_seed(self.loop.seed)
         decoder = self.decoder(base, vlm.tokenizer, vlm.name)
         del vlm, encoder  # training needs the codebook alone
@@ -166,8 +166,9 @@ class PretrainedDecoderJob(SourceJob):
 
     def _calibration(self, codebook: Tensor) -> Calibration:
         digest = tensor_sha256(codebook)
-        # The tokens alone and the VLM's own belief need none.
-        if self.calibration is None or self.mode == "hard" or self.source == "teacher-forced":
+        # The VLM's own belief has no use for one; with the tokens alone only baselines in evaluations have.
+        spared = self.mode == "hard" and self.calibration is not None and not self.calibration.exists()
+        if self.calibration is None or spared or self.source == "teacher-forced":
             return Calibration(codebook_sha256=digest)
         return Calibration.load(self.calibration, digest)
 

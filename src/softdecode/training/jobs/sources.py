@@ -25,10 +25,18 @@ class SourceJob(Job, SourceOptions):
         """Those of previews; None where none are named, or there are no previews."""
         if self.preview_images is None or not self.loop.preview_every:
             return None
-        return some_pictures(*self.open_source(self.preview_images, size), PREVIEWED)
+        return some_pictures(*self.open_source(self.preview_images, size, self.fitting(self.preview_images)), PREVIEWED)
 
-    def open_source(self, spec: str, size: tuple[int, int]) -> tuple[PictureSource, CorruptPictures]:
-        """The source, whose pictures are brought to `size` (height, width), and the account of unusable ones."""
+    def open_source(
+        self, spec: str, size: tuple[int, int], options: SourceOptions | None = None
+    ) -> tuple[PictureSource, CorruptPictures]:
+        """The source, whose pictures are brought to `size` (height, width), and the account of unusable ones.
+
+        Args:
+            spec: see `data.sources.open_source`.
+            size: of the pictures.
+            options: how it is read; as the job says where None.
+        """
         with self.processes.main_process_first():  # where it is fetched first, one process does it
-            source = self.open(spec, size)
+            source = (options or self).open(spec, size)
         return source, CorruptPictures(self.output / "unusable.jsonl", limit=self.corrupt_limit)

@@ -15,6 +15,7 @@ from softdecode.cli.options import ModelOptions, SamplingOptions, check_positive
 from softdecode.data.emoji import load_emoji
 from softdecode.data.prompts import held_in_prompts, read_prompts
 from softdecode.data.sources import CorruptPictures, PictureTransform, open_source, some_pictures
+from softdecode.data.spacing import evenly_spaced
 from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.calibration_report import profile_plot, table1
 from softdecode.files import staged_files, tensor_sha256, write_json, write_text
@@ -132,8 +133,7 @@ class Calibrate:
                 raise SoftDecodeError(
                     f"the emoji pictures do not fit a tokenizer of {size} pixels; give --prompts and --images"
                 )
-            places = torch.linspace(0, len(data) - 1, min(self.encodes, len(data))).round().long()
-            return to_unit_range(data.images[places])
+            return to_unit_range(data.images[evenly_spaced(len(data), self.encodes)])
         source = open_source(self.images, transform=PictureTransform(size, allow_upscale=True))
         corrupt = CorruptPictures(self.output / "unusable.jsonl", limit=0.0, minimum=0)
         return to_unit_range(some_pictures(source, corrupt, self.encodes).images)

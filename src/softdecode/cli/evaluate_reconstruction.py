@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from softdecode.cli.evaluation_command import EvaluationCommand
-from softdecode.cli.evaluation_options import spread, write_results, write_sheet
+from softdecode.cli.evaluation_options import write_results, write_sheet
 from softdecode.cli.options import check_positive, parse
 from softdecode.data.sources import SourceOptions
+from softdecode.data.spacing import evenly_spaced
 from softdecode.evaluation.metrics_protocol import metrics_protocol
 from softdecode.evaluation.pictures import EvaluationPictures, emoji_test_pictures, source_pictures
 from softdecode.evaluation.processes import Processes, joined_processes
@@ -51,7 +52,7 @@ class EvaluateReconstruction(EvaluationCommand, SourceOptions):
         decoders = list(measured.decoders.values())
         calibrated = [decoder for decoder in decoders if decoder.calibration.kappa != 1] or decoders
         # Fixed rule: every k-th picture of the split, in its own order.
-        shown = spread(len(pictures.images), 12)
+        shown = evenly_spaced(len(pictures.images), 12)
         with progress_bars(self.json or not processes.main) as bars:
             measuring = self.measuring(processes, shown, bars)
             measurement = evaluate_reconstruction(

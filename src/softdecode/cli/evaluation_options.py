@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 from transformers.models.janus.modeling_janus import JanusVQVAE
 
@@ -103,11 +102,6 @@ class PictureOptions:
         if self.npz is not None:
             sinks.append(NpzFiles(self.npz, processes))
         return sinks
-
-
-def spread(count: int, shown: int) -> list[int]:
-    """Places of `shown` of `count` pictures, evenly spaced; of all, where there are fewer."""
-    return torch.linspace(0, count - 1, min(shown, count)).round().long().tolist()
 
 
 def write_results(

@@ -1,7 +1,7 @@
 """Folder protocol: two picture sets, whoever made them, against each other; no model is needed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from softdecode.errors import SoftDecodeError
 from softdecode.evaluation.extractors import extractor_info
 from softdecode.evaluation.image_sets import FolderSet, ImageSet
 from softdecode.evaluation.measuring import Harvest, Measuring, set_features
-from softdecode.evaluation.metrics import FeatureStatistics, compare_sets, frechet_to_statistics
+from softdecode.evaluation.metrics import FeatureStatistics, compare_sets
 from softdecode.evaluation.reference_features import ReferenceFeatures
 
 
@@ -79,11 +79,9 @@ def evaluate_folders(
     if not measuring.processes.main:
         return []
     features = torch.cat(joined.features)
+    everything = range(len(images)), range(len(references))
     statistics = published_statistics(references, measuring)
-    if statistics is not None:
-        overall = _row("overall", joined, features, reference_features, range(len(images)), range(len(references)))
-        return [replace(overall, frechet=frechet_to_statistics(features, statistics))]
-    rows = [_row("overall", joined, features, reference_features, range(len(images)), range(len(references)))]
+    rows = [_row("overall", joined, features, reference_features, *everything, statistics)]
     rows += [_row(name, joined, features, reference_features, *both) for name, both in places.items()]
     return rows
 
@@ -96,10 +94,16 @@ def published_statistics(references: ImageSet, measuring: Measuring) -> FeatureS
 
 
 def _row(
-    name: str, harvest: Harvest, features: Tensor, references: Tensor, own: Sequence[int], other: Sequence[int]
+    name: str,
+    harvest: Harvest,
+    features: Tensor,
+    references: Tensor,
+    own: Sequence[int],
+    other: Sequence[int],
+    statistics: FeatureStatistics | None = None,
 ) -> FolderRow:
     try:
-        distance = compare_sets(features[list(own)], references[list(other)])
+        distance = compare_sets(features[list(own)], references[list(other)], statistics)
     except SoftDecodeError as error:
         raise SoftDecodeError(f"{name}: {error}") from error
     return FolderRow(

@@ -69,14 +69,21 @@ def image_features(images: Tensor, extractor: nn.Module, batch_size: int = 16) -
     return torch.cat(features)
 
 
-def compare_sets(features: Tensor, reference_features: Tensor) -> ImageSetScore:
+def compare_sets(
+    features: Tensor, reference_features: Tensor, statistics: FeatureStatistics | None = None
+) -> ImageSetScore:
     """Frechet and kernel distance between two image sets, given as features [M, D] and [N, D].
+
+    Where the references are a part of a set of which the statistics are known, the Frechet distance is to these.
 
     Raises:
         SoftDecodeError: fewer than 2 images, differing widths, or values that are not finite.
     """
     kernel, kernel_std = kernel_distance(features, reference_features)
-    frechet = frechet_distance(features, reference_features)
+    if statistics is None:
+        frechet = frechet_distance(features, reference_features)
+    else:
+        frechet = frechet_to_statistics(features, statistics)
     return ImageSetScore(frechet=frechet, kernel=kernel, kernel_std=kernel_std)
 
 

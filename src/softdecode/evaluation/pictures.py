@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from softdecode.data.emoji import load_emoji
 from softdecode.data.picture_sets import PictureBatch, SourcePictures
 from softdecode.data.sources import CorruptPictures, SourceOptions
+from softdecode.data.spacing import evenly_spaced
 
 EMOJI_RESIZER = "none: pictures are 64 px as published (fluent: Lanczos from 256 px)"
 
@@ -66,10 +66,10 @@ def emoji_test_pictures(folder: Path, limit: int | None = None) -> EvaluationPic
     """
     data = load_emoji(folder).split("test")
     count = min(limit or len(data), len(data))
-    places = torch.linspace(0, len(data) - 1, count).round().long()
+    places = evenly_spaced(len(data), count)
     return EvaluationPictures(
         images=data.images[places],
-        captions=[data.emoji[place].caption for place in places.tolist()],
+        captions=[data.emoji[place].caption for place in places],
         description={
             "reference": "the originals, emoji test split (whole families held out)",
             "data_sha256": data.digest,

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from softdecode.calibration import Calibration
 from softdecode.mapping import TokenDistribution
 from softdecode.vlm.base import ImageTokenizer, SamplingConfig, check_prompts
 from softdecode.vlm.rows import RowModel
-from softdecode.vlm.teacher_forcing import check_forcing
+from softdecode.vlm.teacher_forcing import settle_forcing
 
 
 class RowVlm(nn.Module, ABC):
@@ -64,10 +63,9 @@ class RowVlm(nn.Module, ABC):
         sampling: SamplingConfig | None = None,
         calibration: Calibration | None = None,
     ) -> TokenDistribution:
-        check_forcing(prompts, tokens, self.tokenizer)
-        sampling = sampling or self.defaults
+        sampling = settle_forcing(prompts, tokens, self.tokenizer, sampling or self.defaults)
         rows = self.conditional_rows(prompts or [""] * len(tokens))
         empty = self.unconditional_rows(rows)
         if prompts is None:
-            rows, sampling = empty, replace(sampling, guidance_scale=1.0)
+            rows = empty
         return self.row_model().teacher_force(rows, empty, tokens, sampling=sampling, calibration=calibration)

@@ -5,6 +5,7 @@ the VLM draws: no proxy stands in for the VLM, and no calibration is needed.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -86,8 +87,14 @@ def belief_about(
     )
 
 
-def check_forcing(prompts: Sequence[str] | None, tokens: Tensor, tokenizer: ImageTokenizer) -> None:
-    """Refuse tokens that are no images of this tokenizer, and a number of prompts that differs from theirs."""
+def settle_forcing(
+    prompts: Sequence[str] | None, tokens: Tensor, tokenizer: ImageTokenizer, sampling: SamplingConfig
+) -> SamplingConfig:
+    """The settings that hold: without prompts there is nothing to guide the belief with.
+
+    Raises:
+        SoftDecodeError: tokens that are no images of this tokenizer, or a number of prompts that differs from theirs.
+    """
     height, width = tokenizer.grid
     if tokens.dtype != torch.int64 or tokens.ndim != 3 or tuple(tokens.shape[1:]) != (height, width):
         raise SoftDecodeError(f"tokens must be int64 [B, {height}, {width}], got {tokens.dtype} {list(tokens.shape)}")
@@ -96,3 +103,4 @@ def check_forcing(prompts: Sequence[str] | None, tokens: Tensor, tokenizer: Imag
         raise SoftDecodeError(f"there must be images, and their tokens must lie in [0, {codes})")
     if prompts is not None and len(prompts) != len(tokens):
         raise SoftDecodeError(f"{len(tokens)} images need as many prompts, or none at all, got {len(prompts)}")
+    return sampling if prompts is not None else replace(sampling, guidance_scale=1.0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from softdecode.data.sources.corrupt import CorruptPictures
 from softdecode.data.sources.picture import Sample
 from softdecode.data.sources.source import NumberedSource, PictureSource
+from softdecode.data.spacing import evenly_spaced
 from softdecode.errors import SoftDecodeError
 from softdecode.files import tensor_sha256
 
@@ -35,11 +36,11 @@ class Pictures:
 
     def spread(self, count: int) -> "Pictures":
         """`count` of them, evenly spaced; all where there are fewer."""
-        places = torch.linspace(0, len(self) - 1, min(count, len(self)), dtype=torch.float64).round().long()
+        places = evenly_spaced(len(self), count)
         return Pictures(
             images=self.images[places],
-            keys=tuple(self.keys[place] for place in places.tolist()),
-            captions=tuple(self.captions[place] for place in places.tolist()),
+            keys=tuple(self.keys[place] for place in places),
+            captions=tuple(self.captions[place] for place in places),
             digest=self.digest,
         )
 
@@ -67,17 +68,10 @@ def some_pictures(source: PictureSource, corrupt: CorruptPictures, count: int) -
     Raises:
         SoftDecodeError: too many cannot be used, or none can.
     """
-    if not isinstance(source, NumberedSource) or len(source) <= count:
-        samples = list(islice(source.samples(corrupt), count))
+    if isinstance(source, NumberedSource) and len(source) > count:
+        samples = list(source.samples_at(evenly_spaced(len(source), count), corrupt))
     else:
-        samples = []
-        for number in torch.linspace(0, len(source) - 1, count, dtype=torch.float64).round().long().tolist():
-            outcome = source.decode(source.record(number), number)
-            if isinstance(outcome, Sample):
-                corrupt.accept()
-                samples.append(outcome)
-            else:
-                corrupt.skip(outcome.key, outcome.reason)
+        samples = list(islice(source.samples(corrupt), count))
     if not samples:
         raise SoftDecodeError(f"none of the source's pictures can be used; {corrupt.path} lists them with reasons")
     return _held(samples)

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from types import MappingProxyType
@@ -60,12 +60,16 @@ class PictureSource(ABC):
         Raises:
             SoftDecodeError: too many pictures cannot be used.
         """
+        return self._usable(enumerate(self.records(start), start), corrupt)
 
-        def attempt(numbered: tuple[int, Record]) -> Sample | Unusable:
-            number, record = numbered
+    def _usable(self, numbered: Iterable[tuple[int, Record]], corrupt: CorruptPictures) -> Iterator[Sample]:
+        """The samples of records with their numbers, without those that cannot be used."""
+
+        def attempt(place: tuple[int, Record]) -> Sample | Unusable:
+            number, record = place
             return self.decode(record, number)
 
-        for outcome in read_ahead(attempt, enumerate(self.records(start), start), self.threads):
+        for outcome in read_ahead(attempt, numbered, self.threads):
             if isinstance(outcome, Sample):
                 corrupt.accept()
                 yield outcome
@@ -126,6 +130,10 @@ class NumberedSource(PictureSource):
 
     def records(self, start: int = 0) -> Iterator[Record]:
         return (self.record(number) for number in range(start, len(self)))
+
+    def samples_at(self, numbers: Sequence[int], corrupt: CorruptPictures) -> Iterator[Sample]:
+        """The samples of some records, as `samples` gives those of all."""
+        return self._usable(((number, self.record(number)) for number in numbers), corrupt)
 
     def blocks(self, cursor: dict[str, Any] | None, *, seed: int, rank: int, world: int) -> Iterator[Block]:
         epoch = cursor["epoch"] if cursor else 0

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from softdecode.data.emoji import EmojiData
 from softdecode.data.sources.memory import Pictures, load_pictures
 from softdecode.training.augment import Augmentation
@@ -40,6 +42,11 @@ class PictureJob(EmojiJob, SourceJob):
             return None
         held_out = _pictures_of(self.emoji("test"))
         return held_out.spread(PREVIEWED) if len(held_out) else None
+
+    def shown_images(self) -> Tensor | None:
+        """The same without names and captions: [P, 3, H, W] uint8."""
+        shown = self.shown()
+        return None if shown is None else shown.images
 
     @property
     def changes(self) -> Augmentation:

@@ -27,8 +27,7 @@ class TokenizerJob(PictureJob):
         if self.initial is not None:
             trained = load_pretrained(JanusVQVAE, self.initial)
             load_strictly(model.state_dict(), trained.state_dict(), str(self.initial))
-        shown = self.shown()
-        task = TokenizerTask(model, data.images, self.model, self.changes, None if shown is None else shown.images)
+        task = TokenizerTask(model, data.images, self.model, self.changes, self.shown_images())
         self.train(task, data.digest)
         if not self.processes.is_main_process:
             return

@@ -21,8 +21,7 @@ class VqDecoderJob(PictureJob):
     def run(self) -> None:
         data = self.pictures()
         model = load_pretrained(JanusVQVAE, self.tokenizer)
-        shown = self.shown()
-        task = VqDecoderTask(model, data.images, self.changes, None if shown is None else shown.images)
+        task = VqDecoderTask(model, data.images, self.changes, self.shown_images())
         self.train(task, data.digest)
         if not self.processes.is_main_process:
             return

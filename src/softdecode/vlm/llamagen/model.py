@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from softdecode.vlm.llamagen.captions import CaptionEncoder
 from softdecode.vlm.llamagen.checkpoint import load_parts
 from softdecode.vlm.llamagen.gpt import KeyValues, LlamaGenGpt, attention_mask
 from softdecode.vlm.sampling import sample_tokens
-from softdecode.vlm.teacher_forcing import check_forcing, map_forced
+from softdecode.vlm.teacher_forcing import map_forced, settle_forcing
 
 CAPTION_DEFAULTS = SamplingConfig(guidance_scale=7.5, temperature=1.0, top_k=1000)
 CLASS_DEFAULTS = SamplingConfig(guidance_scale=4.0, temperature=1.0, top_k=2000)
@@ -167,10 +166,7 @@ class LlamaGenModel(nn.Module):
         sampling: SamplingConfig | None = None,
         calibration: Calibration | None = None,
     ) -> TokenDistribution:
-        check_forcing(prompts, tokens, self.tokenizer)
-        sampling = sampling or self.defaults
-        if prompts is None:
-            sampling = replace(sampling, guidance_scale=1.0)
+        sampling = settle_forcing(prompts, tokens, self.tokenizer, sampling or self.defaults)
         guided = sampling.guidance_scale != 1
         batch, tokens = len(tokens), tokens.to(self.device)
         condition, text_mask = self._unconditional(batch) if prompts is None else self.condition(prompts, guided)
